@@ -1,0 +1,15 @@
+//! sluss: a TLS edge with bounded, fair queues, header screening and atomic reload.
+//!
+//! The rooms, in the order in which data passes them; a room imports only those above it.
+
+pub mod names;
+pub mod problem;
+pub mod refusal;
+pub mod timers;
+
+pub mod screen;
+
+pub mod certs;
+pub mod sites;
+
+pub mod config;

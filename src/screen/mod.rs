@@ -1,0 +1,5 @@
+//! Header screening: bytes in, canonical head and findings out.
+
+/// How heads are judged.
+#[derive(Debug)]
+pub struct Policy;
