@@ -2,6 +2,7 @@
 //!
 //! The rooms, in the order in which data passes them; a room imports only those above it.
 
+pub mod buffers;
 pub mod names;
 pub mod problem;
 pub mod refusal;

@@ -30,6 +30,16 @@ pub struct Timers {
 struct Slot {
     due: Option<Instant>,
     waker: Option<Waker>,
+    kind: Kind,
+}
+
+/// What a deadline bounds.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Kind {
+    /// Work in progress.
+    Work,
+    /// A keep-alive connection without a request: may be ended early to make room.
+    Idle,
 }
 
 /// The wait was given up because its deadline passed.
@@ -44,8 +54,39 @@ impl Timers {
 
     /// A new, disarmed deadline.
     pub fn deadline(self: &Rc<Timers>) -> Deadline {
-        let key = self.slots.borrow_mut().insert(Slot { due: None, waker: None });
+        let key = self.slots.borrow_mut().insert(Slot { due: None, waker: None, kind: Kind::Work });
         Deadline { timers: self.clone(), key }
+    }
+
+    /// Wakes every task that waits under an armed deadline, so that it looks around: the edge is
+    /// about to end.
+    pub fn wake_all(&self) {
+        for (_, slot) in self.slots.borrow_mut().iter_mut() {
+            if let Some(waker) = slot.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Lets the `count` longest idle waits end now; returns how many there were to end. Linear in
+    /// the number of deadlines: for the moment when room is needed, not for every request.
+    pub fn end_longest_idle(&self, count: usize) -> usize {
+        let now = Instant::now();
+        let mut slots = self.slots.borrow_mut();
+        let mut idle: Vec<(Instant, usize)> = slots
+            .iter()
+            .filter(|(_, slot)| slot.kind == Kind::Idle && slot.due.is_some_and(|due| due > now))
+            .filter_map(|(key, slot)| slot.due.map(|due| (due, key)))
+            .collect();
+        idle.sort_unstable();
+        for (_, key) in idle.iter().take(count) {
+            let slot = &mut slots[*key];
+            slot.due = Some(now);
+            if let Some(waker) = slot.waker.take() {
+                waker.wake();
+            }
+        }
+        idle.len().min(count)
     }
 
     /// Wakes what is due, until the thread ends. Dropping the future stops all deadlines.
@@ -79,12 +120,36 @@ impl Deadline {
 
     /// Arms it for a point in time.
     pub fn arm_at(&self, due: Instant) {
-        self.timers.slots.borrow_mut()[self.key].due = Some(due);
+        let slot = &mut self.timers.slots.borrow_mut()[self.key];
+        slot.due = Some(due);
+        slot.kind = Kind::Work;
+    }
+
+    /// Arms it around an idle wait, which [`Timers::end_longest_idle`] may cut short.
+    pub fn arm_idle(&self, after: Duration) {
+        let slot = &mut self.timers.slots.borrow_mut()[self.key];
+        slot.due = Some(Instant::now() + after);
+        slot.kind = Kind::Idle;
+    }
+
+    /// Another deadline of the same thread.
+    pub fn sibling(&self) -> Deadline {
+        self.timers.deadline()
     }
 
     /// Disarms it: waits under it are unbounded until it is armed again.
     pub fn disarm(&self) {
         self.timers.slots.borrow_mut()[self.key].due = None;
+    }
+
+    /// Whether it was last armed around an idle wait.
+    pub fn is_idle(&self) -> bool {
+        self.timers.slots.borrow()[self.key].kind == Kind::Idle
+    }
+
+    /// Whether it is armed, be it expired or not.
+    pub fn is_armed(&self) -> bool {
+        self.timers.slots.borrow()[self.key].due.is_some()
     }
 
     /// Whether the armed time has passed; registers the task to be woken when it does. For use in
@@ -151,5 +216,26 @@ mod tests {
         let timers = Timers::new();
         drop((timers.deadline(), timers.deadline()));
         assert!(timers.slots.borrow().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_idle_waits_are_ended_first_and_work_is_not() {
+        let local = tokio::task::LocalSet::new();
+        let timers = Timers::new();
+        local.spawn_local(timers.clone().sweep());
+        local
+            .run_until(async move {
+                let (old, young, work) = (timers.deadline(), timers.deadline(), timers.deadline());
+                old.arm_idle(Duration::from_secs(10));
+                young.arm_idle(Duration::from_secs(20));
+                work.arm(Duration::from_secs(5));
+                assert_eq!(timers.end_longest_idle(1), 1);
+                assert_eq!(old.bound(std::future::pending::<()>()).await, Err(Elapsed));
+                let start = Instant::now();
+                assert_eq!(work.bound(std::future::pending::<()>()).await, Err(Elapsed));
+                assert!(start.elapsed() >= Duration::from_secs(4));
+                assert_eq!(timers.end_longest_idle(5), 1);
+            })
+            .await;
     }
 }
