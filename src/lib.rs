@@ -8,9 +8,11 @@ pub mod problem;
 pub mod refusal;
 pub mod timers;
 
+pub mod queue;
 pub mod screen;
 
 pub mod certs;
 pub mod sites;
 
+pub mod admission;
 pub mod config;

@@ -135,6 +135,17 @@ pub enum Class {
     Bulk,
 }
 
+impl Class {
+    /// The word for it in files, metrics and docs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Class::Critical => "critical",
+            Class::Normal => "normal",
+            Class::Bulk => "bulk",
+        }
+    }
+}
+
 /// `path = "/checkout/*", class = "critical"`.
 #[derive(Clone, Debug)]
 pub struct PriorityRule {

@@ -1,0 +1,359 @@
+//! The gate in front of a site's endpoints: so many requests at one time, the others wait by
+//! class, within a bound and a deadline.
+//!
+//! While there is room and nobody waits, entering is one compare-and-swap and leaving one
+//! subtraction. Past the limit a request gets a place in a [`FairQueue`] keyed by class:
+//! `critical` has its turn after at most one turn of another class, and the shares
+//! ([`share`]) are a guarantee both of service and of places: a class within its share of the
+//! queue is not shed while another exceeds its own, so `bulk` goes first.
+//!
+//! A place of the limit is in one of these states: *free*; *held* by a [`Permit`], of a request at
+//! the endpoints or inside the answer channel of a waiter on its way there; *in transit* inside
+//! `grant`, under the lock. `in_flight` counts all that are not free, and is raised by
+//! compare-and-swap below the limit only: the limit is never exceeded, though it may fall below
+//! what is in flight, which then drains.
+//!
+//! No waiter is forgotten. A waiter enters the queue, publishes `waiting`, and then looks at
+//! `in_flight` once more; a leaver lowers `in_flight` and then looks at `waiting`. All four are
+//! sequentially consistent, so at least one of them sees the other, takes the lock and grants.
+//!
+//! A waiter's answer travels in a channel made for it. A permit is inside the answer: whoever drops
+//! the channel, at whatever moment, drops the permit, which gives its place to the next.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use super::adaptation::Adaptation;
+use super::gradient::LIMIT_INITIAL;
+use super::{QueueState, lock};
+use crate::queue::{Entry, FairQueue, Lane, Limits, Ticket, Why};
+use crate::refusal::Refusal;
+use crate::sites::Class;
+
+/// The bounds of a site's requests.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RequestLimits {
+    /// Requests at the endpoints at one time, at least 1; `None` adapts to the observed latency.
+    pub in_flight: Option<u32>,
+    /// Requests that may wait.
+    pub depth: usize,
+    /// How long one may wait.
+    pub deadline: Duration,
+}
+
+/// A site's gate; lives as long as the site, across reloads.
+pub struct RequestGate {
+    in_flight: AtomicU32,
+    limit: AtomicU32,
+    waiting: AtomicUsize,
+    adapts: AtomicBool,
+    adaptation: Adaptation,
+    line: Mutex<FairQueue<Class, Answer>>,
+}
+
+type Answer = oneshot::Sender<Result<Permit, Refusal>>;
+
+/// One request may be at the endpoints. Dropping it gives the place back.
+pub struct Permit {
+    gate: Arc<RequestGate>,
+}
+
+impl RequestGate {
+    /// A gate that nobody has passed.
+    pub fn new(limits: RequestLimits) -> Arc<RequestGate> {
+        let gate = RequestGate {
+            in_flight: AtomicU32::new(0),
+            limit: AtomicU32::new(LIMIT_INITIAL),
+            waiting: AtomicUsize::new(0),
+            adapts: AtomicBool::new(true),
+            adaptation: Adaptation::new(),
+            line: Mutex::new(FairQueue::new(of_line(limits))),
+        };
+        gate.set_limit(limits.in_flight);
+        Arc::new(gate)
+    }
+
+    /// Other bounds from now on. An adaptive limit that stays adaptive keeps what it has learnt.
+    pub fn reconfigure(self: &Arc<Self>, limits: RequestLimits) {
+        self.set_limit(limits.in_flight);
+        let mut answers = Answers::new();
+        {
+            let mut line = lock(&self.line);
+            line.set_limits(of_line(limits));
+            let now = now();
+            while let Some(left) = line.shed(now) {
+                answers.push((left.item, Err(refusal(left.why))));
+            }
+            self.publish(&line);
+        }
+        send(answers);
+        self.grant();
+    }
+
+    /// Enters if there is room and nobody waits: atomics only.
+    pub fn try_enter(self: &Arc<Self>) -> Option<Permit> {
+        if self.waiting.load(Ordering::SeqCst) > 0 || !self.take_place() {
+            return None;
+        }
+        Some(Permit { gate: self.clone() })
+    }
+
+    /// Enters, waiting its turn where there is no room. `since` is when the request began to wait.
+    /// Needs a runtime with a timer once it waits.
+    ///
+    /// *Cancel safety*: dropping the future at any point gives back the place in the queue, or the
+    /// permit that was just granted.
+    ///
+    /// # Errors
+    /// [`Refusal::RequestQueueFull`] at once or when shed later, [`Refusal::RequestDeadline`].
+    pub async fn enter(self: &Arc<Self>, class: Class, since: Instant) -> Result<Permit, Refusal> {
+        if let Some(permit) = self.try_enter() {
+            return Ok(permit);
+        }
+        // Boxed: the timer is large, and most requests never wait.
+        Box::pin(self.wait(class, since)).await
+    }
+
+    /// What the operator is shown of the waiting requests.
+    pub fn state(&self) -> QueueState {
+        let line = lock(&self.line);
+        QueueState {
+            depth: line.len(),
+            limit: line.limits().depth,
+            oldest: line.oldest().map_or(Duration::ZERO, |since| now() - since),
+            fattest: line.fattest().map(|(class, count)| (class.label().to_owned(), count)),
+        }
+    }
+
+    /// Requests at the endpoints now.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The limit in force.
+    pub fn limit(&self) -> u32 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    async fn wait(self: &Arc<Self>, class: Class, since: Instant) -> Result<Permit, Refusal> {
+        let (answer, mut answered) = oneshot::channel();
+        let (place, due) = self.join_line(class, since, answer);
+        tokio::select! {
+            biased;
+            answer = &mut answered => {
+                place.left();
+                return answer.unwrap_or(Err(Refusal::RequestDeadline));
+            }
+            () = tokio::time::sleep_until(due.into()) => {}
+        }
+        match place.give_up() {
+            Stood::Waiting => Err(Refusal::RequestDeadline),
+            // Taken out of the line before we came: its answer is sent, or is being sent now.
+            Stood::Answered => answered.await.unwrap_or(Err(Refusal::RequestDeadline)),
+        }
+    }
+
+    /// Puts the waiter into the queue, refuses whom it displaced, and looks for room once more.
+    fn join_line(
+        self: &Arc<Self>,
+        class: Class,
+        since: Instant,
+        answer: Answer,
+    ) -> (Place, Instant) {
+        let now = now();
+        let mut answers = Answers::new();
+        let (ticket, deadline) = {
+            let mut line = lock(&self.line);
+            let (weight, lane) = share(class);
+            let entry = Entry { key: class, weight, cost: 1, lane, since, item: answer };
+            let pushed = line.push(entry, now);
+            if let Some(left) = pushed.left {
+                answers.push((left.item, Err(refusal(left.why))));
+            }
+            self.publish(&line);
+            (pushed.ticket, line.limits().deadline)
+        };
+        send(answers);
+        self.grant();
+        (Place { gate: self.clone(), ticket: Some(ticket) }, since + deadline)
+    }
+
+    /// Hands free places to those whose turn it is.
+    fn grant(self: &Arc<Self>) {
+        let mut answers = Answers::new();
+        {
+            let mut line = lock(&self.line);
+            let now = now();
+            let mut place = InTransit::None;
+            while !line.is_empty() {
+                if matches!(place, InTransit::None) {
+                    if !self.take_place() {
+                        break;
+                    }
+                    place = InTransit::One;
+                }
+                let Some(left) = line.pop(now, oneshot::Sender::is_closed) else { break };
+                match left.why {
+                    Why::Turn => {
+                        place = InTransit::None;
+                        answers.push((left.item, Ok(Permit { gate: self.clone() })));
+                    }
+                    Why::Gone => {}
+                    Why::Displaced | Why::Expired => {
+                        answers.push((left.item, Err(refusal(left.why))));
+                    }
+                }
+            }
+            self.publish(&line);
+            // Nobody waits: who comes later takes the lock after us and looks for room himself.
+            if matches!(place, InTransit::One) {
+                self.in_flight.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        send(answers);
+    }
+
+    fn take_place(&self) -> bool {
+        let limit = self.limit.load(Ordering::SeqCst);
+        self.in_flight
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
+                (count < limit).then_some(count + 1)
+            })
+            .is_ok()
+    }
+
+    fn publish(&self, line: &FairQueue<Class, Answer>) {
+        self.waiting.store(line.len(), Ordering::SeqCst);
+    }
+
+    fn set_limit(&self, fixed: Option<u32>) {
+        self.adapts.store(fixed.is_none(), Ordering::SeqCst);
+        let limit = fixed.map_or_else(|| self.adaptation.limit(), |limit| limit.max(1));
+        self.limit.store(limit, Ordering::SeqCst);
+    }
+}
+
+impl Permit {
+    /// The endpoint answered, `latency` after the request was sent: teaches the adaptive limit.
+    pub fn succeeded(self, latency: Duration) {
+        self.observe(Some(latency));
+    }
+
+    /// The endpoint refused, broke off or did not answer in time.
+    pub fn failed(self) {
+        self.observe(None);
+    }
+
+    fn observe(&self, latency: Option<Duration>) {
+        let gate = &self.gate;
+        if !gate.adapts.load(Ordering::Relaxed) {
+            return;
+        }
+        let in_flight = gate.in_flight.load(Ordering::Relaxed);
+        let Some(limit) = gate.adaptation.observe(latency, in_flight) else { return };
+        // A reload to a fixed limit may come between; the next reload or window mends it.
+        if gate.adapts.load(Ordering::SeqCst) {
+            gate.limit.store(limit, Ordering::SeqCst);
+            if gate.waiting.load(Ordering::SeqCst) > 0 {
+                gate.grant();
+            }
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.gate.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if self.gate.waiting.load(Ordering::SeqCst) > 0 {
+            self.gate.grant();
+        }
+    }
+}
+
+/// A class's share of service and of places, and its lane. Where all three wait always, `critical`
+/// has 16 of 19 turns, `normal` 2, `bulk` 1; a full queue leaves them 8, 2 and 1 of 11 places. An
+/// urgent request waits for at most two others: the turn of `normal`.
+pub fn share(class: Class) -> (u32, Lane) {
+    match class {
+        Class::Critical => (8, Lane::Ahead),
+        Class::Normal => (2, Lane::InOrder),
+        Class::Bulk => (1, Lane::InOrder),
+    }
+}
+
+/// A waiter's place in the queue; leaves it when dropped.
+struct Place {
+    gate: Arc<RequestGate>,
+    ticket: Option<Ticket>,
+}
+
+enum Stood {
+    Waiting,
+    Answered,
+}
+
+enum InTransit {
+    None,
+    One,
+}
+
+impl Place {
+    /// The answer has come: the entry is out already.
+    fn left(mut self) {
+        self.ticket = None;
+    }
+
+    fn give_up(mut self) -> Stood {
+        self.leave()
+    }
+
+    fn leave(&mut self) -> Stood {
+        let Some(ticket) = self.ticket.take() else { return Stood::Answered };
+        let removed = {
+            let mut line = lock(&self.gate.line);
+            let removed = line.remove(ticket);
+            self.gate.publish(&line);
+            removed
+        };
+        if removed.is_some() { Stood::Waiting } else { Stood::Answered }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Sent outside the lock: an answer nobody takes drops its permit, which takes the lock.
+type Answers = SmallVec<[(Answer, Result<Permit, Refusal>); 2]>;
+
+fn send(answers: Answers) {
+    for (answer, result) in answers {
+        // An error means that the waiter is gone; the answer, and a permit in it, is dropped here.
+        drop(answer.send(result));
+    }
+}
+
+fn refusal(why: Why) -> Refusal {
+    match why {
+        Why::Displaced => Refusal::RequestQueueFull,
+        Why::Expired | Why::Gone | Why::Turn => Refusal::RequestDeadline,
+    }
+}
+
+fn of_line(limits: RequestLimits) -> Limits {
+    Limits { depth: limits.depth, deadline: limits.deadline }
+}
+
+/// tokio's clock, so that tests can pause it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests;
