@@ -6,12 +6,15 @@ pub mod buffers;
 pub mod names;
 pub mod problem;
 pub mod refusal;
+pub mod shards;
 pub mod timers;
 
 pub mod queue;
 pub mod screen;
 
+pub mod accesslog;
 pub mod certs;
+pub mod metrics;
 pub mod sites;
 
 pub mod admission;

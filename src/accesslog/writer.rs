@@ -1,0 +1,151 @@
+//! The thread that writes the access log.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use super::{PAUSE, Shared, Target, lock};
+
+/// After a failure: short enough to go on soon, long enough not to hammer a full disk.
+const BACK_OFF: Duration = Duration::from_millis(500);
+
+/// Owns the device. A line torn by a failed write is ended before the next batch.
+pub(super) struct Writer {
+    device: Device,
+    torn: bool,
+}
+
+enum Device {
+    Stdout,
+    File { path: std::path::PathBuf, file: File },
+}
+
+impl Writer {
+    /// `None` where nothing is to be written.
+    pub(super) fn open(target: Target) -> io::Result<Option<Writer>> {
+        let device = match target {
+            Target::Off => return Ok(None),
+            Target::Stdout => Device::Stdout,
+            Target::File(path) => Device::File { file: append(&path)?, path },
+        };
+        Ok(Some(Writer { device, torn: false }))
+    }
+
+    /// Until the log is closed: wait for a first line, wait a little for more, write all.
+    pub(super) fn run(mut self, shared: &Shared) {
+        let mut batch = Vec::new();
+        loop {
+            // Read before the buffers are taken: what was logged before it was set is written.
+            let closing = shared.closing.load(Relaxed);
+            let reopen = shared.reopen.swap(false, Relaxed);
+            // Cleared before the buffers are taken: a line that comes later wakes the thread anew.
+            shared.pending.swap(false, std::sync::atomic::Ordering::AcqRel);
+            let failed = self.drain(shared, &mut batch).is_err();
+            if reopen {
+                self.reopen(shared);
+            }
+            if closing {
+                return;
+            }
+            if failed {
+                std::thread::sleep(BACK_OFF);
+                continue;
+            }
+            if !shared.pending.load(Relaxed) && !shared.reopen.load(Relaxed) {
+                std::thread::park();
+            }
+            if !shared.closing.load(Relaxed) && !shared.reopen.load(Relaxed) {
+                std::thread::park_timeout(PAUSE);
+            }
+        }
+    }
+
+    /// Takes and writes each thread's buffer. On a failure the taken lines are lost; the other
+    /// buffers stay as they are for the next time.
+    fn drain(&mut self, shared: &Shared, batch: &mut Vec<u8>) -> io::Result<()> {
+        for shard in &shared.shards {
+            batch.clear();
+            let lines = {
+                let mut buffer = lock(&shard.buffer);
+                std::mem::swap(&mut buffer.bytes, batch);
+                std::mem::take(&mut buffer.lines)
+            };
+            if batch.is_empty() {
+                continue;
+            }
+            lock(&shared.status).writing_since = Some(Instant::now());
+            let outcome = self.write(batch);
+            let mut status = lock(&shared.status);
+            status.writing_since = None;
+            match outcome {
+                Ok(()) => {
+                    status.failure = None;
+                    shared.written.fetch_add(lines, Relaxed);
+                }
+                Err((done, error)) => {
+                    let whole = memchr::memchr_iter(b'\n', &batch[..done]).count() as u64;
+                    shared.written.fetch_add(whole, Relaxed);
+                    shared.lost.fetch_add(lines.saturating_sub(whole), Relaxed);
+                    shared.errors.fetch_add(1, Relaxed);
+                    status.failure = Some(format!("cannot write {}: {error}", self.name()));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all of `bytes`, or tells how many went out before the error.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+        let device: &mut dyn Write = match &mut self.device {
+            Device::Stdout => &mut io::stdout().lock(),
+            Device::File { file, .. } => file,
+        };
+        if self.torn {
+            device.write_all(b"\n").map_err(|error| (0, error))?;
+            self.torn = false;
+        }
+        let mut done = 0;
+        while done < bytes.len() {
+            match device.write(&bytes[done..]) {
+                Ok(0) => return Err((done, io::ErrorKind::WriteZero.into())),
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.torn = done > 0 && bytes[done - 1] != b'\n';
+                    return Err((done, error));
+                }
+            }
+        }
+        device.flush().map_err(|error| (done, error))
+    }
+
+    fn reopen(&mut self, shared: &Shared) {
+        let Device::File { path, file } = &mut self.device else { return };
+        match append(path) {
+            Ok(new) => {
+                *file = new;
+                self.torn = false;
+                lock(&shared.status).failure = None;
+            }
+            Err(error) => {
+                shared.errors.fetch_add(1, Relaxed);
+                let failure = format!("cannot open {}: {error}", path.display());
+                lock(&shared.status).failure = Some(failure);
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        match &self.device {
+            Device::Stdout => "standard output".to_owned(),
+            Device::File { path, .. } => path.display().to_string(),
+        }
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
