@@ -6,10 +6,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One defect of a file the operator wrote or another program left.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Problem {
     /// How much harm it does.
     pub severity: Severity,
@@ -28,7 +28,7 @@ pub struct Problem {
 }
 
 /// How much harm a problem does.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// It works, but the operator should know.
@@ -37,6 +37,24 @@ pub enum Severity {
     Part,
     /// The whole configuration is refused.
     Fatal,
+}
+
+impl Problem {
+    /// Whether it is more than a warning.
+    pub fn is_harmful(&self) -> bool {
+        self.severity > Severity::Warning
+    }
+}
+
+impl Severity {
+    /// The word before a problem in a list for people.
+    pub fn label(self) -> &'static str {
+        match self {
+            Severity::Warning => "warning",
+            Severity::Part => "error in one part",
+            Severity::Fatal => "error",
+        }
+    }
 }
 
 impl fmt::Display for Problem {

@@ -15,7 +15,7 @@ use crate::names::{CustomerId, HostPattern, SiteId};
 use crate::screen::Policy;
 
 /// One customer's site: everything its file says, resolved.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Site {
     /// The file's stem.
     pub id: SiteId,
@@ -147,7 +147,7 @@ impl Class {
 }
 
 /// `path = "/checkout/*", class = "critical"`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PriorityRule {
     /// A path; a trailing `*` stands for any rest.
     pub path: String,
@@ -156,7 +156,7 @@ pub struct PriorityRule {
 }
 
 /// A site's own bounds; `None` is none of its own.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct SiteLimits {
     /// Requests at the endpoints at one time, instead of `queues.in_flight`.
     pub in_flight: Option<u32>,
@@ -169,7 +169,7 @@ pub struct SiteLimits {
 }
 
 /// A site's own TLS settings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SiteTls {
     /// The lowest version taken.
     pub min_version: TlsVersion,

@@ -1,8 +1,22 @@
 //! What the proxy runs on: one immutable [`Snapshot`] of plain data.
 //!
-//! `file` knows the files as written and is seen by nobody else; `resolve` turns them into a
-//! snapshot or every [`Problem`](crate::problem::Problem). A snapshot never changes; a reload makes
-//! the next one. Nothing in here has a socket or a thread.
+//! `file` and `site_file` know the files as written and are seen by nobody else; [`load()`] reads
+//! them, `resolve` turns them into a snapshot, or every [`Problem`](crate::problem::Problem) is
+//! told. A snapshot never changes; a reload makes the next one. Beside it stand the two things the
+//! commands and a running edge share: the state folder and the report of a reload.
+
+mod account;
+mod descriptors;
+mod endpoint;
+mod file;
+mod listen;
+mod load;
+pub mod report;
+mod resolve;
+mod screening;
+mod site_file;
+mod units;
+mod walk;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,7 +25,15 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use account::Account;
+pub use descriptors::raise_descriptor_limit;
+pub use file::KEYS as MAIN_KEYS;
+pub use load::{Outcome, load};
+pub use site_file::KEYS as SITE_KEYS;
+pub use walk::Section;
+
 use crate::certs::CertStore;
+use crate::screen::Policy;
 use crate::sites::Sites;
 
 /// Everything that connections consult, of one generation.
@@ -29,6 +51,12 @@ pub struct Snapshot {
     pub timeouts: Timeouts,
     /// `[log]`.
     pub log: Log,
+    /// `[certificates]`.
+    pub certificates: Certificates,
+    /// `[headers]`: how heads are judged that belong to no site; sites carry their own.
+    pub screening: Arc<Policy>,
+    /// The files it was made from.
+    pub places: Places,
     /// All sites.
     pub sites: Sites,
     /// All certificates and the TLS settings made from them.
@@ -63,6 +91,30 @@ pub enum AdminAddress {
     Unix(PathBuf),
 }
 
+/// Where certificates come from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Certificates {
+    /// The folder with one folder or file a certificate.
+    pub directory: PathBuf,
+    /// For clients without SNI or with an unknown one; `None` refuses them.
+    pub default: Option<String>,
+    /// Ticket keys shared between edges.
+    pub ticket_keys: Option<PathBuf>,
+    /// Whether a changed folder reloads the certificates without a signal.
+    pub watch: bool,
+}
+
+/// The files a snapshot was made from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Places {
+    /// The main file.
+    pub main: PathBuf,
+    /// The folder of the sites' files.
+    pub sites: PathBuf,
+    /// What `sluss size` writes; it need not exist.
+    pub queues: PathBuf,
+}
+
 /// Threads and process bounds.
 #[derive(Clone, Debug)]
 pub struct Runtime {
@@ -75,7 +127,7 @@ pub struct Runtime {
     /// Connections the process may hold.
     pub connections_max: usize,
     /// The user to become once the ports are bound.
-    pub user: Option<String>,
+    pub user: Option<Account>,
 }
 
 /// Bounds of the queues.
@@ -97,13 +149,32 @@ pub struct Queues {
     pub age_alarm: Duration,
     /// What fairness charges for a handshake, by kind; units are microseconds of a core.
     pub costs: HandshakeCosts,
+    /// The machine the figures were measured on, where they were.
+    pub measured_on: Option<Machine>,
+}
+
+/// The machine and the program that `sluss size` measured.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Machine {
+    /// Cores the edge could use.
+    pub cores: Option<usize>,
+    /// The CPU's model.
+    pub cpu: Option<String>,
+    /// sluss' version.
+    pub version: Option<String>,
+    /// The key types that were in use.
+    pub key_types: Option<String>,
+    /// When.
+    pub measured: Option<String>,
 }
 
 /// CPU time of a handshake on one core, microseconds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct HandshakeCosts {
-    /// A full handshake.
-    pub full: u32,
+    /// A full handshake with an ECDSA certificate.
+    pub full_ecdsa: u32,
+    /// A full handshake with an RSA certificate.
+    pub full_rsa: u32,
     /// A resumption.
     pub resumed: u32,
 }
@@ -153,3 +224,6 @@ pub enum AccessLog {
     /// A file, reopened on SIGHUP.
     File(PathBuf),
 }
+
+#[cfg(test)]
+mod tests;

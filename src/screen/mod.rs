@@ -1,5 +1,5 @@
 //! Header screening: bytes in, canonical head and findings out.
 
 /// How heads are judged.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Policy;
