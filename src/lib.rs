@@ -19,3 +19,5 @@ pub mod sites;
 
 pub mod admission;
 pub mod config;
+
+pub mod cli;

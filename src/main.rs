@@ -1,3 +1,11 @@
 //! Arguments in, exit code out.
 
-fn main() {}
+use std::process::ExitCode;
+
+/// Returns memory to the system after a peak and keeps threads apart; glibc's does neither well.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    sluss::cli::run()
+}

@@ -7,6 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use toml::de::DeTable;
+
 use super::account::Account;
 use super::descriptors::{connections_for, descriptor_limit};
 use super::listen;
@@ -99,6 +101,8 @@ pub const QUEUES_FILE_KEYS: &[Section] = &[
     Section { name: "costs", keys: &["full_ecdsa", "full_rsa", "resumed"] },
 ];
 
+const STATE_DEFAULT: &str = "run";
+
 const MILLISECOND: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(86_400);
 /// The bound of every count that sizes a queue; more waiters than this are no queue but a leak.
@@ -165,6 +169,16 @@ impl MainFile {
         });
         (read, document.into_problems())
     }
+}
+
+/// The state folder, as far as the main file can be read: a command must find the running edge
+/// also while the file it would reload is broken.
+pub fn state_folder(file: &Path, text: &str) -> PathBuf {
+    let (root, _) = DeTable::parse_recoverable(text);
+    let runtime = root.get_ref().get("runtime");
+    let state = runtime.and_then(|runtime| runtime.get_ref().get("state"));
+    let written = state.and_then(|state| state.get_ref().as_str()).filter(|text| !text.is_empty());
+    file.parent().unwrap_or(Path::new("")).join(written.unwrap_or(STATE_DEFAULT))
 }
 
 impl QueueValues {
@@ -263,7 +277,7 @@ fn read_runtime(document: &Document<'_>, table: &Table<'_>) -> Runtime {
     });
     Runtime {
         threads: threads.flatten().map_or(cores, clamp_usize),
-        state: path(document, table, "state", "run").0,
+        state: path(document, table, "state", STATE_DEFAULT).0,
         shutdown_grace: table.duration(
             "shutdown_grace",
             Duration::ZERO..=DAY,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use super::file::{MainFile, QueueValues};
+use super::file::{self, MainFile, QueueValues};
 use super::report::Changes;
 use super::resolve::{self, ReadSite};
 use super::screening::Headers;
@@ -77,6 +77,11 @@ pub fn load(path: &Path, previous: Option<&Snapshot>) -> Outcome {
     outcome.changes = Changes::between(previous, &snapshot);
     outcome.snapshot = Some(snapshot);
     outcome
+}
+
+/// The state folder that the main file names, as far as it can be read.
+pub fn state_folder(path: &Path) -> PathBuf {
+    file::state_folder(path, &read_text(path).unwrap_or_default())
 }
 
 fn read_main(path: &Path, problems: &mut Vec<Problem>) -> Option<MainFile> {

@@ -15,9 +15,11 @@ pub mod report;
 mod resolve;
 mod screening;
 mod site_file;
+pub mod state;
 mod units;
 mod walk;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,7 +30,7 @@ use ipnet::IpNet;
 pub use account::Account;
 pub use descriptors::raise_descriptor_limit;
 pub use file::KEYS as MAIN_KEYS;
-pub use load::{Outcome, load};
+pub use load::{Outcome, load, state_folder};
 pub use site_file::KEYS as SITE_KEYS;
 pub use walk::Section;
 
@@ -89,6 +91,26 @@ pub enum AdminAddress {
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+impl AdminAddress {
+    /// Reads `ADDRESS:PORT` or `unix:PATH`.
+    pub fn parse(text: &str) -> Option<AdminAddress> {
+        match text.strip_prefix("unix:") {
+            Some("") => None,
+            Some(path) => Some(AdminAddress::Unix(PathBuf::from(path))),
+            None => text.parse().ok().map(AdminAddress::Tcp),
+        }
+    }
+}
+
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AdminAddress::Tcp(address) => write!(f, "{address}"),
+            AdminAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// Where certificates come from.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{AccessLog, AdminAddress, Outcome, Section, Snapshot, load};
+use super::{AccessLog, AdminAddress, Outcome, Section, Snapshot, load, state_folder};
 use crate::problem::Severity;
 use crate::sites::{Address, Balance, Class, Protocol, TlsVersion};
 
@@ -514,4 +514,11 @@ fn relative_paths_start_at_the_file_they_stand_in() {
     let path = configuration.path("access.log");
     assert_eq!(configuration.good().log.access, AccessLog::File(path));
     assert!(!Path::new("access.log").exists());
+}
+
+#[test]
+fn the_state_folder_is_found_in_a_broken_file() {
+    let configuration = Configuration::new("[queus]\n[runtime]\nstate = \"here\"\n[log\n");
+    assert_eq!(state_folder(&configuration.path("sluss.toml")), configuration.path("here"));
+    assert_eq!(state_folder(&configuration.path("gone.toml")), configuration.path("run"));
 }

@@ -1,0 +1,54 @@
+//! The commands and their exit codes: 0 done, 1 refused or failed, 2 usage, 3 done in part.
+//!
+//! Messages for people go to standard error, results to standard output.
+
+mod check;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Looked for in this order where no `-c` says otherwise.
+const DEFAULT_FILES: [&str; 2] = ["config/sluss.toml", "/etc/sluss/sluss.toml"];
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "sluss",
+    version,
+    about = "A TLS edge: bounded fair queues, header screening, atomic reload"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Verify everything that a start or a reload would, and change nothing
+    Check(check::Arguments),
+}
+
+/// `-c FILE`.
+#[derive(Args, Debug)]
+struct ConfigFile {
+    /// The main file [default: config/sluss.toml, else /etc/sluss/sluss.toml]
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// The file that was named, else the first default that exists, else the first default.
+    fn path(&self) -> PathBuf {
+        let defaults = DEFAULT_FILES.map(Path::new);
+        let found = defaults.iter().find(|path| path.exists()).unwrap_or(&defaults[0]);
+        self.file.clone().unwrap_or_else(|| found.to_path_buf())
+    }
+}
+
+/// Runs the command of the process' arguments.
+pub fn run() -> ExitCode {
+    match Cli::parse().command {
+        Command::Check(arguments) => check::run(&arguments),
+    }
+}

@@ -1,0 +1,259 @@
+//! The state folder: where a running edge leaves what its own commands need.
+//!
+//! `lock` is held, with flock(2), by the running edge and by nobody else: a second edge is turned
+//! away, and what a crashed one left is not believed. `pid` and `admin` (the real address, also
+//! where port 0 was asked for) are written whole or not at all, and removed at the end by the
+//! process that wrote them. A process that takes over from another inherits the open lock, so that
+//! at no time a third one could get in.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, chown};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::thread;
+use std::time::Duration;
+
+use super::{Account, AdminAddress};
+
+const LOCK: &str = "lock";
+const PID: &str = "pid";
+const ADMIN: &str = "admin";
+
+/// A command that asks whether an edge runs holds the lock for an instant; an edge that starts at
+/// that moment tries again this often, this far apart.
+const ATTEMPTS: u32 = 10;
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
+
+/// The folder, claimed by this process until it is dropped.
+#[derive(Debug)]
+pub struct StateFolder {
+    folder: PathBuf,
+    lock: File,
+}
+
+/// What a running edge has left.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Running {
+    /// Its process.
+    pub pid: u32,
+    /// Its admin listener.
+    pub admin: AdminAddress,
+}
+
+/// Why the folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another edge holds it.
+    #[error("another edge{} runs with the state folder {}", pid_text(*.pid), .folder.display())]
+    Held {
+        /// The folder.
+        folder: PathBuf,
+        /// The other one's process, where it says so.
+        pid: Option<u32>,
+    },
+    /// No edge holds it.
+    #[error("no edge runs with the state folder {}", .0.display())]
+    NotRunning(PathBuf),
+    /// An edge holds it, but has not said yet where it listens.
+    #[error("the edge with the state folder {} does not serve yet", .0.display())]
+    NotReady(PathBuf),
+    /// The system refuses.
+    #[error("cannot {doing} {}", .path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl StateFolder {
+    /// Makes the folder if it is missing, claims it and writes `pid`. Blocks for an instant.
+    ///
+    /// # Errors
+    /// [`StateError::Held`] where another edge runs, else what the system says.
+    pub fn claim(folder: &Path) -> Result<StateFolder, StateError> {
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
+        made.map_err(failed("make the folder", folder))?;
+        let path = folder.join(LOCK);
+        let open = File::options().create(true).read(true).write(true).truncate(false).open(&path);
+        let lock = open.map_err(failed("open", &path))?;
+        for attempt in 1.. {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::Error(source)) => return Err(failed("lock", &path)(source)),
+                Err(TryLockError::WouldBlock) if attempt < ATTEMPTS => {
+                    thread::sleep(BETWEEN_ATTEMPTS);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let pid = read_pid(folder);
+                    return Err(StateError::Held { folder: folder.to_path_buf(), pid });
+                }
+            }
+        }
+        StateFolder::with_lock(folder, lock)
+    }
+
+    /// Takes the folder over from the process that this one was started by to follow, whose open
+    /// lock it was given, and writes the new `pid`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn inherit(folder: &Path, lock: OwnedFd) -> Result<StateFolder, StateError> {
+        StateFolder::with_lock(folder, File::from(lock))
+    }
+
+    fn with_lock(folder: &Path, lock: File) -> Result<StateFolder, StateError> {
+        let state = StateFolder { folder: folder.to_path_buf(), lock };
+        state.write(PID, &process::id().to_string())?;
+        Ok(state)
+    }
+
+    /// The open lock, for a process that takes over.
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
+
+    /// Writes where the admin listener really is.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write_admin(&self, address: &AdminAddress) -> Result<(), StateError> {
+        self.write(ADMIN, &address.to_string())
+    }
+
+    /// Gives the folder to the user that the process is about to become, so that it can tidy up.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn hand_to(&self, account: &Account) -> Result<(), StateError> {
+        let mut paths = vec![self.folder.clone()];
+        paths.extend([LOCK, PID, ADMIN].map(|name| self.folder.join(name)));
+        for path in paths.iter().filter(|path| path.exists()) {
+            let given = chown(path, Some(account.uid), Some(account.gid));
+            given.map_err(failed("change the owner of", path))?;
+        }
+        Ok(())
+    }
+
+    /// Whole or not at all: a reader sees the old text or the new one.
+    fn write(&self, name: &str, text: &str) -> Result<(), StateError> {
+        let (path, new) = (self.folder.join(name), self.folder.join(format!(".{name}.new")));
+        let written = fs::write(&new, format!("{text}\n")).and_then(|()| fs::rename(&new, &path));
+        written.map_err(failed("write", &path))
+    }
+}
+
+impl Drop for StateFolder {
+    /// Takes away what this process wrote; a successor's files stay. The lock's file stays too: to
+    /// remove it would let two edges lock two files of one name.
+    fn drop(&mut self) {
+        if read_pid(&self.folder) == Some(process::id()) {
+            for name in [ADMIN, PID] {
+                // Nothing is lost where it fails: without the lock nobody believes the file.
+                let _ = fs::remove_file(self.folder.join(name));
+            }
+        }
+    }
+}
+
+/// Finds the edge that runs with this folder.
+///
+/// # Errors
+/// [`StateError::NotRunning`] or [`StateError::NotReady`], else what the system says.
+pub fn find(folder: &Path) -> Result<Running, StateError> {
+    let path = folder.join(LOCK);
+    let lock = match File::open(&path) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(StateError::NotRunning(folder.to_path_buf()));
+        }
+        Err(error) => return Err(failed("open", &path)(error)),
+    };
+    if lock.try_lock_shared().is_ok() {
+        return Err(StateError::NotRunning(folder.to_path_buf()));
+    }
+    let admin = fs::read_to_string(folder.join(ADMIN)).ok();
+    let admin = admin.and_then(|text| AdminAddress::parse(text.trim()));
+    match (read_pid(folder), admin) {
+        (Some(pid), Some(admin)) => Ok(Running { pid, admin }),
+        _ => Err(StateError::NotReady(folder.to_path_buf())),
+    }
+}
+
+fn read_pid(folder: &Path) -> Option<u32> {
+    fs::read_to_string(folder.join(PID)).ok()?.trim().parse().ok()
+}
+
+fn pid_text(pid: Option<u32>) -> String {
+    pid.map_or(String::new(), |pid| format!(" (process {pid})"))
+}
+
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError + use<> {
+    let path = path.to_path_buf();
+    move |source| StateError::Io { doing, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admin() -> AdminAddress {
+        AdminAddress::parse("127.0.0.1:9180").unwrap()
+    }
+
+    #[test]
+    fn a_second_edge_is_turned_away_and_told_who_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("run");
+        let first = StateFolder::claim(&folder).unwrap();
+        let error = StateFolder::claim(&folder).unwrap_err();
+        let expected = format!("another edge (process {}) runs", process::id());
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        drop(first);
+        StateFolder::claim(&folder).unwrap();
+    }
+
+    #[test]
+    fn commands_find_the_edge_while_it_runs_and_not_after() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("run");
+        assert!(matches!(find(&folder), Err(StateError::NotRunning(_))));
+        let state = StateFolder::claim(&folder).unwrap();
+        assert!(matches!(find(&folder), Err(StateError::NotReady(_))));
+        state.write_admin(&admin()).unwrap();
+        let running = find(&folder).unwrap();
+        assert_eq!(running, Running { pid: process::id(), admin: admin() });
+        drop(state);
+        assert!(matches!(find(&folder), Err(StateError::NotRunning(_))));
+        assert!(!folder.join(PID).exists() && !folder.join(ADMIN).exists());
+    }
+
+    #[test]
+    fn what_a_crashed_edge_left_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [(LOCK, ""), (PID, "1\n"), (ADMIN, "127.0.0.1:1\n")] {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        assert!(matches!(find(folder.path()), Err(StateError::NotRunning(_))));
+    }
+
+    #[test]
+    fn a_successor_takes_the_lock_over_and_its_files_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = StateFolder::claim(folder.path()).unwrap();
+        old.write_admin(&admin()).unwrap();
+        let lock = old.lock().try_clone_to_owned().unwrap();
+        let new = StateFolder::inherit(folder.path(), lock).unwrap();
+        // The successor is another process.
+        fs::write(folder.path().join(PID), "1\n").unwrap();
+        drop(old);
+        assert_eq!(find(folder.path()).unwrap(), Running { pid: 1, admin: admin() });
+        assert!(matches!(StateFolder::claim(folder.path()), Err(StateError::Held { .. })));
+        drop(new);
+    }
+}
