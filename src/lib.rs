@@ -19,5 +19,6 @@ pub mod sites;
 
 pub mod admission;
 pub mod config;
+pub mod listener;
 
 pub mod cli;

@@ -71,9 +71,8 @@ impl Adaptation {
             }
             None => self.failed.fetch_add(1, Ordering::Relaxed) + 1,
         };
-        let answered = u64::from(latency.is_some());
         let pressed = in_flight > self.pressed_above.load(Ordering::Relaxed);
-        let add = answered * (1 + PRESSED * u64::from(pressed));
+        let add = u64::from(latency.is_some()) + PRESSED * u64::from(pressed);
         let answered = self.counts.fetch_add(add, Ordering::Relaxed) + add;
         if (answered as u32).saturating_add(failed) < self.wanted.load(Ordering::Relaxed) {
             return None;

@@ -38,6 +38,8 @@ pub const SAMPLES_MIN: u32 = 128;
 const TOLERANCE_OCTAVES: f64 = 0.585;
 /// How much of a window's verdict is followed; Netflix's `smoothing`.
 const SMOOTHING: f64 = 0.2;
+/// Far below the tolerance the limit wants to be half as large again: 10 % a window.
+const GROWTH_MAX: f64 = 0.5;
 /// No window takes more than half, however slow it was.
 const GRADIENT_MIN: f64 = 0.5;
 /// Share of a relaxed window in the baseline: about the last eight windows count.
@@ -49,7 +51,7 @@ const FAILED_FACTOR: f64 = 0.9;
 /// Waiting inside the endpoint would take a whole octave off at half the limit; a third of one
 /// (a fifth of the latency) tells it from noise.
 const RELIEF_OCTAVES: f64 = 0.32;
-/// Pressed windows between two probes: while they find something, and when they find nothing.
+/// Pressed windows between two probes: while each finds another baseline, and when it stays.
 const PROBE_EVERY: std::ops::RangeInclusive<u32> = 4..=64;
 
 /// Samples of one window.
@@ -57,10 +59,10 @@ const PROBE_EVERY: std::ops::RangeInclusive<u32> = 4..=64;
 pub struct Window {
     /// Requests answered.
     pub answered: u32,
-    /// Of these, how many left more than half the limit in flight.
-    pub pressed: u32,
     /// Requests that the endpoint refused, broke off or did not answer.
     pub failed: u32,
+    /// Of both, how many ended while more than half the limit was in flight.
+    pub pressed: u32,
     /// Sum of log2 of the latencies, in any unit.
     pub log_sum: f64,
     /// Sum of the squares of the same.
@@ -128,16 +130,16 @@ impl Gradient {
     /// Judges a window; `random` spreads the probes of many sites and edges.
     pub fn update(&mut self, window: Window, random: u64) {
         match self.phase {
-            Phase::Steady => self.steady(window, random),
+            Phase::Steady => self.steady(window),
             Phase::Settling { resume } => self.phase = Phase::Probing { resume },
             Phase::Probing { resume } => self.end_probe(window, resume, random),
         }
         self.limit = self.limit.clamp(f64::from(LIMIT_MIN) / 2.0, f64::from(LIMIT_MAX));
     }
 
-    fn steady(&mut self, window: Window, random: u64) {
+    fn steady(&mut self, window: Window) {
         let Some(level) = Level::of(window) else { return self.punish(window) };
-        if 2 * window.pressed < window.answered {
+        if !window.is_pressed() {
             self.baseline = Some(match self.baseline {
                 Some(baseline) => baseline.moved_towards(level),
                 None => level,
@@ -149,11 +151,10 @@ impl Gradient {
             return self.punish(window);
         }
         let baseline = *self.baseline.get_or_insert(level);
-        let excess =
-            (level.octaves - baseline.octaves - TOLERANCE_OCTAVES - noise(level, baseline))
-                .max(0.0);
-        let gradient = (-excess).exp2().max(GRADIENT_MIN);
-        let wanted = self.limit * gradient + self.limit.sqrt();
+        let room = TOLERANCE_OCTAVES + noise(level, baseline) - (level.octaves - baseline.octaves);
+        let gradient = room.min(0.0).exp2().max(GRADIENT_MIN);
+        let growth = GROWTH_MAX * (room / TOLERANCE_OCTAVES).clamp(0.0, 1.0);
+        let wanted = self.limit * (gradient + growth) + self.limit.sqrt();
         self.limit += SMOOTHING * (wanted - self.limit);
         self.limit = self.limit.clamp(f64::from(LIMIT_MIN), f64::from(LIMIT_MAX));
         self.trusted = self.trusted.max(self.limit);
@@ -161,15 +162,13 @@ impl Gradient {
         if self.probe_in == 0 || self.limit < self.since_probe / 2.0 {
             self.phase = Phase::Settling { resume: self.limit };
             self.limit /= 2.0;
-        } else if excess > 0.0 && random.is_multiple_of(2) {
-            // The limit shrinks: find out soon whether it should.
-            self.probe_in = self.probe_in.min(*PROBE_EVERY.start());
         }
     }
 
     fn punish(&mut self, window: Window) {
-        if window.fails() && 2 * window.pressed >= window.answered {
+        if window.fails() && window.is_pressed() {
             self.limit = (self.limit * FAILED_FACTOR).max(f64::from(LIMIT_MIN));
+            self.trusted = self.limit;
         }
     }
 
@@ -181,11 +180,15 @@ impl Gradient {
             let relief = before.octaves - level.octaves;
             if relief > RELIEF_OCTAVES + noise(level, before) {
                 self.trusted = resume;
-                self.probe_every = *PROBE_EVERY.start();
             } else {
                 self.limit = self.trusted;
-                self.probe_every = (2 * self.probe_every).min(*PROBE_EVERY.end());
             }
+            let moved = self.baseline.is_none_or(|baseline| {
+                let moved = (level.octaves - baseline.octaves).abs();
+                moved > RELIEF_OCTAVES + noise(level, baseline)
+            });
+            self.probe_every = if moved { 0 } else { 2 * self.probe_every };
+            self.probe_every = self.probe_every.clamp(*PROBE_EVERY.start(), *PROBE_EVERY.end());
             self.baseline = Some(level);
         }
         self.since_probe = self.limit;
@@ -202,6 +205,10 @@ impl Default for Gradient {
 }
 
 impl Window {
+    fn is_pressed(&self) -> bool {
+        2 * self.pressed >= self.answered + self.failed
+    }
+
     fn fails(&self) -> bool {
         f64::from(self.failed) > FAILED_MAX * f64::from(self.answered + self.failed)
     }
@@ -232,3 +239,6 @@ impl Level {
 fn noise(one: Level, other: Level) -> f64 {
     2.0 * (one.error_square + other.error_square).sqrt()
 }
+
+#[cfg(test)]
+mod tests;

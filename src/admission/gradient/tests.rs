@@ -1,0 +1,269 @@
+//! Whole sites, simulated event by event in no time: requests arrive at random, pass the limit,
+//! wait inside the endpoint for one of its workers, and teach the limit by their latency.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+use super::*;
+
+/// Numbers from a seed (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// 0 to 1.
+    fn part(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Exponentially distributed.
+    fn around(&mut self, mean: f64) -> f64 {
+        -mean * (1.0 - self.part()).ln()
+    }
+}
+
+/// An endpoint and what is asked of it; may be changed while it runs. Seconds.
+struct Site {
+    workers: usize,
+    arrivals_per_second: f64,
+    service: fn(&mut Random) -> f64,
+}
+
+struct Simulation {
+    site: Site,
+    gradient: Gradient,
+    random: Random,
+    now: u64,
+    events: BinaryHeap<Reverse<(u64, Event)>>,
+    /// Requests before the gate, bounded as the real queue is.
+    waiting: usize,
+    /// Admitted at, for those that wait inside the endpoint.
+    inside: VecDeque<u64>,
+    busy: usize,
+    window: Window,
+    window_started: u64,
+}
+
+#[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+enum Event {
+    Arrival,
+    Done { admitted: u64 },
+}
+
+#[derive(Debug)]
+struct Report {
+    per_second: f64,
+    latency_mean: f64,
+    limit_least: u32,
+    limit_mean: f64,
+}
+
+const SECOND: f64 = 1e9;
+const WAITING_MAX: usize = 256;
+
+impl Simulation {
+    fn new(seed: u64, site: Site) -> Simulation {
+        Simulation {
+            site,
+            gradient: Gradient::new(),
+            random: Random(seed),
+            now: 0,
+            events: [Reverse((0, Event::Arrival))].into(),
+            waiting: 0,
+            inside: VecDeque::new(),
+            busy: 0,
+            window: Window::default(),
+            window_started: 0,
+        }
+    }
+
+    fn run(&mut self, seconds: f64) -> Report {
+        let (start, end) = (self.now, self.now + (seconds * SECOND) as u64);
+        let (mut done, mut latencies, mut limits, mut least) = (0, 0, 0, u32::MAX);
+        while let Some(Reverse((at, event))) = self.events.pop() {
+            self.now = at;
+            match event {
+                Event::Arrival => {
+                    self.waiting = (self.waiting + 1).min(WAITING_MAX);
+                    let gap = self.random.around(SECOND / self.site.arrivals_per_second);
+                    self.events.push(Reverse((at + gap as u64, Event::Arrival)));
+                }
+                Event::Done { admitted } => {
+                    self.sample(at - admitted);
+                    self.busy -= 1;
+                    done += 1;
+                    latencies += at - admitted;
+                    limits += u64::from(self.gradient.limit());
+                    least = least.min(self.gradient.limit());
+                }
+            }
+            self.admit();
+            if at >= end {
+                break;
+            }
+        }
+        let count = f64::from(done);
+        Report {
+            per_second: count * SECOND / (self.now - start) as f64,
+            latency_mean: latencies as f64 / count / SECOND,
+            limit_least: least,
+            limit_mean: limits as f64 / count,
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.busy + self.inside.len()
+    }
+
+    fn admit(&mut self) {
+        while self.waiting > 0 && self.in_flight() < self.gradient.limit() as usize {
+            self.waiting -= 1;
+            self.inside.push_back(self.now);
+        }
+        while self.busy < self.site.workers
+            && let Some(admitted) = self.inside.pop_front()
+        {
+            self.busy += 1;
+            let takes = (self.site.service)(&mut self.random) * SECOND;
+            self.events.push(Reverse((self.now + takes as u64, Event::Done { admitted })));
+        }
+    }
+
+    fn sample(&mut self, latency: u64) {
+        let octaves = (latency.max(1) as f64).log2();
+        self.window.answered += 1;
+        self.window.pressed += u32::from(self.in_flight() > self.gradient.limit() as usize / 2);
+        self.window.log_sum += octaves;
+        self.window.log_square_sum += octaves * octaves;
+        let long_enough = self.now - self.window_started >= 100_000_000;
+        if self.window.answered >= self.gradient.samples_wanted() && long_enough {
+            let random = self.random.next();
+            self.gradient.update(std::mem::take(&mut self.window), random);
+            self.window_started = self.now;
+        }
+    }
+}
+
+/// 20 ms, much varied.
+fn steady(random: &mut Random) -> f64 {
+    random.around(0.020)
+}
+
+/// Nine of ten from a cache, the tenth computed: a hundred times slower.
+fn bimodal(random: &mut Random) -> f64 {
+    if random.part() < 0.9 { random.around(0.005) } else { random.around(0.5) }
+}
+
+/// The same site with its cache lost.
+fn mostly_slow(random: &mut Random) -> f64 {
+    if random.part() < 0.1 { random.around(0.005) } else { random.around(0.5) }
+}
+
+/// Runs a scenario with several seeds; the failure names the seed.
+fn each_seed(scenario: impl Fn(u64)) {
+    for seed in 0..3 {
+        scenario(seed);
+    }
+}
+
+#[test]
+fn an_overloaded_pool_of_workers_is_kept_busy_but_not_buried() {
+    // 16 workers do 800 a second at 20 ms each; 1,600 are offered.
+    each_seed(|seed| {
+        let site = Site { workers: 16, arrivals_per_second: 1_600.0, service: steady };
+        let mut simulation = Simulation::new(seed, site);
+        simulation.run(30.0);
+        let report = simulation.run(90.0);
+        assert!(report.per_second > 0.95 * 800.0, "seed {seed}: {report:?}");
+        assert!(report.limit_mean < 32.0, "seed {seed}: {report:?}");
+        assert!(report.latency_mean < 0.040, "seed {seed}: {report:?}");
+    });
+}
+
+#[test]
+fn an_endpoint_without_a_bound_of_its_own_is_given_all_it_can_take() {
+    // 120 in flight are needed; nothing ever waits inside.
+    each_seed(|seed| {
+        let site = Site { workers: 100_000, arrivals_per_second: 6_000.0, service: steady };
+        let mut simulation = Simulation::new(seed, site);
+        simulation.run(10.0);
+        let report = simulation.run(30.0);
+        assert!(report.per_second > 0.98 * 6_000.0, "seed {seed}: {report:?}");
+    });
+}
+
+#[test]
+fn naturally_varied_latency_does_not_collapse_the_limit() {
+    // 54.5 ms on average, 109 in flight are needed.
+    each_seed(|seed| {
+        let site = Site { workers: 100_000, arrivals_per_second: 2_000.0, service: bimodal };
+        let mut simulation = Simulation::new(seed, site);
+        simulation.run(30.0);
+        let report = simulation.run(120.0);
+        assert!(report.per_second > 0.98 * 2_000.0, "seed {seed}: {report:?}");
+        assert!(report.limit_least > 109, "seed {seed}: {report:?}");
+    });
+}
+
+#[test]
+fn a_site_that_becomes_slower_by_itself_gets_its_throughput_back() {
+    // 450 ms instead of 54: 450 in flight are needed for 1,000 a second, 54 were.
+    each_seed(|seed| {
+        let site = Site { workers: 100_000, arrivals_per_second: 1_000.0, service: bimodal };
+        let mut simulation = Simulation::new(seed, site);
+        simulation.run(30.0);
+        simulation.site.service = mostly_slow;
+        simulation.run(60.0);
+        let report = simulation.run(60.0);
+        assert!(report.per_second > 0.97 * 1_000.0, "seed {seed}: {report:?}");
+    });
+}
+
+#[test]
+fn the_limit_follows_a_capacity_that_falls_and_comes_back() {
+    each_seed(|seed| {
+        let site = Site { workers: 40, arrivals_per_second: 2_500.0, service: steady };
+        let mut simulation = Simulation::new(seed, site);
+        simulation.run(30.0);
+        simulation.site.workers = 10;
+        simulation.run(30.0);
+        let fallen = simulation.run(60.0);
+        simulation.site.workers = 40;
+        simulation.run(30.0);
+        let back = simulation.run(30.0);
+        assert!(fallen.per_second > 0.95 * 500.0, "seed {seed}: {fallen:?}");
+        assert!(fallen.limit_mean < 24.0, "seed {seed}: {fallen:?}");
+        assert!(back.per_second > 0.95 * 2_000.0, "seed {seed}: {back:?}");
+    });
+}
+
+#[test]
+fn a_quiet_site_keeps_its_limit() {
+    each_seed(|seed| {
+        let site = Site { workers: 100_000, arrivals_per_second: 50.0, service: bimodal };
+        let mut simulation = Simulation::new(seed, site);
+        let report = simulation.run(1_800.0);
+        assert_eq!(report.limit_least, LIMIT_INITIAL, "seed {seed}");
+    });
+}
+
+#[test]
+fn failures_under_pressure_shrink_the_limit_down_to_its_minimum_and_no_further() {
+    let mut gradient = Gradient::new();
+    let window = Window { answered: 100, pressed: 90, failed: 50, ..Window::default() };
+    for _ in 0..100 {
+        gradient.update(window, 0);
+    }
+    assert_eq!(gradient.limit(), LIMIT_MIN);
+    // Where hardly anything is in flight, failures say nothing about the limit.
+    let mut gradient = Gradient::new();
+    gradient.update(Window { pressed: 0, ..window }, 0);
+    gradient.update(Window { answered: 0, pressed: 0, failed: 1, ..window }, 0);
+    assert_eq!(gradient.limit(), LIMIT_INITIAL);
+}

@@ -1,0 +1,183 @@
+//! What the kernel tells about our sockets, where no safe wrapper exists: the one file with
+//! `unsafe`.
+//!
+//! Each function is one `getsockopt` into a plain structure of integers from `libc`. Nothing here
+//! keeps a pointer beyond its call, owns a descriptor or changes a socket.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::{MaybeUninit, offset_of, size_of};
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use libc::{c_int, c_void, socklen_t};
+
+/// The kernel's queue of finished TCP handshakes that nobody has accepted yet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct AcceptQueue {
+    /// Connections in it.
+    pub length: u32,
+    /// The smaller of listen(2)'s backlog and net.core.somaxconn. Linux lets in one more than this
+    /// before it drops.
+    pub limit: u32,
+}
+
+/// The accept queue of a listening socket: `TCP_INFO` reports it in `tcpi_unacked` and
+/// `tcpi_sacked` there (net/ipv4/tcp.c, `tcp_get_info`). Needs no privilege.
+///
+/// # Errors
+/// Of getsockopt(2), as for a socket that is not TCP.
+pub fn accept_queue(listener: impl AsFd) -> io::Result<AcceptQueue> {
+    let (info, filled) = tcp_info(listener)?;
+    require(filled, offset_of!(libc::tcp_info, tcpi_lost))?;
+    Ok(AcceptQueue { length: info.tcpi_unacked, limit: info.tcpi_sacked })
+}
+
+/// Connections and segments that the kernel has dropped on a listening socket since it was made:
+/// mostly SYNs and final ACKs that met a full queue.
+///
+/// # Errors
+/// Of getsockopt(2); kernels before 4.12 have no `SO_MEMINFO`.
+pub fn drops(listener: impl AsFd) -> io::Result<u32> {
+    const DROPS: usize = libc::SK_MEMINFO_DROPS as usize;
+    let (counters, filled): ([u32; DROPS + 1], usize) =
+        option(listener, libc::SOL_SOCKET, libc::SO_MEMINFO)?;
+    require(filled, size_of::<[u32; DROPS + 1]>())?;
+    Ok(counters[DROPS])
+}
+
+/// How long ago the last segment with data came in on a connection; before the first one, how long
+/// ago the client finished the TCP handshake. Read right after accept it tells how long the
+/// connection has waited in the kernel; the kernel counts in ticks of 1 to 10 ms.
+///
+/// # Errors
+/// Of getsockopt(2).
+pub fn since_last_segment(stream: impl AsFd) -> io::Result<Duration> {
+    let (info, filled) = tcp_info(stream)?;
+    require(filled, offset_of!(libc::tcp_info, tcpi_last_ack_recv))?;
+    Ok(Duration::from_millis(info.tcpi_last_data_recv.into()))
+}
+
+fn tcp_info(socket: impl AsFd) -> io::Result<(libc::tcp_info, usize)> {
+    option(socket, libc::IPPROTO_TCP, libc::TCP_INFO)
+}
+
+/// Marks structures that any bytes, also all zero, are valid for.
+///
+/// # Safety
+/// Only for types made of integers and arrays of them.
+unsafe trait PlainIntegers: Copy {}
+
+// SAFETY: libc declares it as a C structure of u8, u32 and u64.
+unsafe impl PlainIntegers for libc::tcp_info {}
+// SAFETY: an array of integers.
+unsafe impl<const N: usize> PlainIntegers for [u32; N] {}
+
+/// One getsockopt(2): the structure, zero where the kernel wrote nothing, and how many bytes it
+/// wrote. An older kernel knows a shorter structure, a newer one cuts its own to our size.
+fn option<T: PlainIntegers>(
+    socket: impl AsFd,
+    level: c_int,
+    name: c_int,
+) -> io::Result<(T, usize)> {
+    let descriptor = socket.as_fd().as_raw_fd();
+    let mut value = MaybeUninit::<T>::zeroed();
+    let mut length = size_of::<T>() as socklen_t;
+    // SAFETY: the descriptor is open while `socket` is borrowed; `value` is writable for `length`
+    // bytes, the kernel writes no more than that, and both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            descriptor,
+            level,
+            name,
+            value.as_mut_ptr().cast::<c_void>(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was zeroed as a whole, and `PlainIntegers` is valid for any bytes.
+    Ok((unsafe { value.assume_init() }, length as usize))
+}
+
+fn require(filled: usize, wanted: usize) -> io::Result<()> {
+    if filled < wanted {
+        return Err(io::Error::from(io::ErrorKind::Unsupported));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{SocketAddr, TcpStream};
+    use std::time::Instant;
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    fn listen(backlog: c_int) -> (Socket, SocketAddr) {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(backlog).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        (listener, address)
+    }
+
+    #[track_caller]
+    fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while !condition() {
+            assert!(Instant::now() < until, "{what}");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_accept_queue_is_seen_filling_up_to_one_more_than_its_limit() {
+        let (listener, address) = listen(4);
+        assert_eq!(accept_queue(&listener).unwrap(), AcceptQueue { length: 0, limit: 4 });
+        let clients: Vec<TcpStream> =
+            (0..5).map(|_| TcpStream::connect(address).unwrap()).collect();
+        wait_for("all five wait", || accept_queue(&listener).unwrap().length == 5);
+        assert_eq!(drops(&listener).unwrap(), 0);
+
+        // One more: no error, no connection; the SYN is dropped and sent again after a second.
+        let sixth = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        sixth.set_nonblocking(true).unwrap();
+        assert!(sixth.connect(&address.into()).is_err());
+        wait_for("the drop is counted", || drops(&listener).unwrap() > 0);
+        assert_eq!(accept_queue(&listener).unwrap().length, 5);
+
+        drop(listener.accept().unwrap());
+        assert_eq!(accept_queue(&listener).unwrap(), AcceptQueue { length: 4, limit: 4 });
+        drop(clients);
+    }
+
+    #[test]
+    fn the_wait_in_the_kernel_shows_on_the_accepted_socket() {
+        let (listener, address) = listen(4);
+        let mut client = TcpStream::connect(address).unwrap();
+        let connected = Instant::now();
+        wait_for("40 ms pass", || connected.elapsed() > Duration::from_millis(40));
+        let (accepted, _) = listener.accept().unwrap();
+        let waited = since_last_segment(&accepted).unwrap();
+        assert!(waited >= Duration::from_millis(20), "{waited:?}");
+        assert!(waited <= connected.elapsed() + Duration::from_millis(20), "{waited:?}");
+        client.write_all(b"x").unwrap();
+        let written = Instant::now();
+        wait_for("the segment makes it young again", || {
+            let age = since_last_segment(&accepted).unwrap();
+            age <= written.elapsed() + Duration::from_millis(20)
+        });
+    }
+
+    #[test]
+    fn a_socket_that_is_not_tcp_is_an_error() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(accept_queue(&socket).is_err());
+    }
+}
