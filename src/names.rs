@@ -86,6 +86,13 @@ impl fmt::Display for HostPattern {
     }
 }
 
+/// Lets a map by host be asked with canonical text, without making a [`Hostname`] of it.
+impl std::borrow::Borrow<str> for Hostname {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for Hostname {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::file::{self, MainFile, QueueValues};
-use super::report::Changes;
+use super::report::{Changes, Difference};
 use super::resolve::{self, ReadSite};
 use super::screening::Headers;
-use super::{Places, Snapshot, site_file};
-use crate::certs::CertStore;
+use super::{Certificates, Places, Snapshot, site_file};
+use crate::certs::{self, CertSettings};
 use crate::names::SiteId;
 use crate::problem::{Problem, Severity};
-use crate::sites::Sites;
+use crate::sites::{Site, Sites};
 
 /// No file a person writes comes near; what is larger is not a configuration.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -60,6 +60,12 @@ pub fn load(path: &Path, previous: Option<&Snapshot>) -> Outcome {
         outcome.kept.clear();
         return outcome;
     }
+    let loaded = certs::load(
+        &cert_settings(&main.certificates, &resolved.sites),
+        previous.map(|snapshot| &*snapshot.certs),
+    );
+    problems.extend(loaded.problems);
+    outcome.kept.extend(loaded.kept.iter().map(|name| format!("certificate {name}")));
     let queues = main.queues.or(queues).settle(&mut main.listen, &mut main.runtime);
     let snapshot = Snapshot {
         generation: previous.map_or(1, |snapshot| snapshot.generation + 1),
@@ -72,9 +78,13 @@ pub fn load(path: &Path, previous: Option<&Snapshot>) -> Outcome {
         screening: main.headers.policy(),
         places: Places { main: path.to_path_buf(), sites: main.sites, queues: main.queues_file },
         sites: Sites::new(resolved.sites),
-        certs: Arc::new(CertStore),
+        certs: Arc::new(loaded.store),
     };
     outcome.changes = Changes::between(previous, &snapshot);
+    if previous.is_some() {
+        outcome.changes.certificates =
+            Difference { added: loaded.added, changed: loaded.changed, removed: loaded.removed };
+    }
     outcome.snapshot = Some(snapshot);
     outcome
 }
@@ -82,6 +92,16 @@ pub fn load(path: &Path, previous: Option<&Snapshot>) -> Outcome {
 /// The state folder that the main file names, as far as it can be read.
 pub fn state_folder(path: &Path) -> PathBuf {
     file::state_folder(path, &read_text(path).unwrap_or_default())
+}
+
+fn cert_settings(certificates: &Certificates, sites: &[Arc<Site>]) -> CertSettings {
+    CertSettings {
+        directory: certificates.directory.clone(),
+        default: certificates.default.clone(),
+        ticket_keys: certificates.ticket_keys.clone(),
+        client_authorities: sites.iter().filter_map(|site| site.tls.client_ca.clone()).collect(),
+        ..CertSettings::default()
+    }
 }
 
 fn read_main(path: &Path, problems: &mut Vec<Problem>) -> Option<MainFile> {

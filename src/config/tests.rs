@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -371,6 +371,15 @@ fn upstreams_and_priorities_land_in_the_site() {
     assert_eq!(site.class("/"), Class::Normal);
 }
 
+/// A certificate and its key; the same at each call, as what is compared has its end in it.
+fn certificate() -> &'static str {
+    static MADE: LazyLock<String> = LazyLock::new(|| {
+        let made = rcgen::generate_simple_self_signed(["a.test".to_string()]).unwrap();
+        format!("{}{}", made.cert.pem(), made.signing_key.serialize_pem())
+    });
+    &MADE
+}
+
 /// A value other than the default for each key of the main file.
 const MAIN_VALUES: &[(&str, &str)] = &[
     ("listen.https", "[\"127.0.0.1:0\"]"),
@@ -435,14 +444,15 @@ const SITE_VALUES: &[(&str, &str)] = &[
     ("limits.requests_per_second", "17"),
     ("limits.max_body", "\"17B\""),
     ("tls.min_version", "\"1.3\""),
-    ("tls.client_ca", "\"../token\""),
+    ("tls.client_ca", "\"../ca.pem\""),
 ];
 
 #[test]
 fn every_key_of_the_main_file_takes_effect() {
     let load = |main: &str| {
         let configuration = Configuration::new(main).with_site("a", SITE);
-        configuration.write("token", "0123456789abcdef0123456789abcdef");
+        configuration.write("token", "0123456789abcdef0123456789abcdef0123456789abcdef");
+        configuration.write("certs/a.test.pem", certificate());
         let shown = format!("{:#?}", configuration.good());
         shown.replace(&configuration.0.path().display().to_string(), "")
     };
@@ -461,6 +471,7 @@ fn every_key_of_a_site_takes_effect() {
         let lines = base.chain(values).map(|(key, value)| format!("{key} = {value}\n"));
         let configuration = Configuration::new("").with_site("a", &lines.collect::<String>());
         configuration.write("token", "<p>back soon</p>");
+        configuration.write("ca.pem", certificate());
         let shown = format!("{:#?}", configuration.good().sites);
         shown.replace(&configuration.0.path().display().to_string(), "")
     };

@@ -1,0 +1,227 @@
+//! Certificates by host. Pure; made anew by each load, immutable from then on.
+//!
+//! A host has up to two certificates: one on an elliptic curve and one with RSA. Where more claim
+//! it, one is chosen by rules that do not depend on the order of files: valid now before not yet
+//! or no longer valid, then the later end, then the name that sorts first. A lookup is two hash
+//! lookups at most, whatever the number of certificates.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::SignatureScheme;
+
+use super::certificate::Certificate;
+use super::defect::Defect;
+use super::identity::Identity;
+use crate::names::{HostPattern, Hostname};
+
+/// A certificate as a load found it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) certificate: Arc<Certificate>,
+    /// Of the files that `certificate` was read from.
+    pub(super) identity: Identity,
+    /// When the identity was taken, Unix seconds.
+    pub(super) taken: i64,
+    /// The key's file mode where others than its owner may read it.
+    pub(super) exposed: Option<u32>,
+    /// Where the files are broken and `certificate` is their last good version.
+    pub(super) kept: Option<Kept>,
+}
+
+/// Why and since when a certificate stands at its last good version.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Kept {
+    /// Unix seconds.
+    pub(super) since: i64,
+    pub(super) defect: Defect,
+    pub(super) part: super::defect::Part,
+}
+
+/// A certificate that is not used for some hosts because another is.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Overlap {
+    pub(super) unused: u32,
+    pub(super) used: u32,
+    /// One of the hosts, and how many there are.
+    pub(super) host: HostPattern,
+    pub(super) hosts: usize,
+}
+
+/// All certificates, by name and by host.
+pub(super) struct Catalogue {
+    /// Sorted by name.
+    entries: Vec<Arc<Entry>>,
+    exact: HashMap<Hostname, Slots>,
+    /// By the wildcard's parent.
+    wildcard: HashMap<Hostname, Slots>,
+    /// The certificate for clients without a name or with an unknown one.
+    default: Option<u32>,
+    /// Positions by the end of validity, soonest first.
+    by_expiry: Vec<u32>,
+}
+
+/// A host's certificates, as positions.
+#[derive(Clone, Copy, Default)]
+struct Slots {
+    /// Positions plus one, so that a slot takes four bytes.
+    curve: Option<std::num::NonZeroU32>,
+    rsa: Option<std::num::NonZeroU32>,
+}
+
+impl Slots {
+    fn of(position: u32, is_rsa: bool) -> Slots {
+        let slot = std::num::NonZeroU32::new(position + 1);
+        if is_rsa { Slots { curve: None, rsa: slot } } else { Slots { curve: slot, rsa: None } }
+    }
+
+    fn slot(&mut self, is_rsa: bool) -> &mut Option<std::num::NonZeroU32> {
+        if is_rsa { &mut self.rsa } else { &mut self.curve }
+    }
+
+    fn positions(self) -> impl Iterator<Item = u32> {
+        [self.curve, self.rsa].into_iter().flatten().map(|slot| slot.get() - 1)
+    }
+}
+
+impl Catalogue {
+    /// Indexes `entries`, which are sorted by name.
+    pub(super) fn new(
+        entries: Vec<Arc<Entry>>,
+        default: Option<&str>,
+        now: i64,
+    ) -> (Catalogue, Vec<Overlap>) {
+        let mut catalogue = Catalogue {
+            exact: HashMap::with_capacity(entries.len()),
+            wildcard: HashMap::new(),
+            default: None,
+            by_expiry: (0..).take(entries.len()).collect(),
+            entries,
+        };
+        let mut overlaps = BTreeMap::new();
+        for position in (0..).take(catalogue.entries.len()) {
+            catalogue.index(position, now, &mut overlaps);
+        }
+        let entries = &catalogue.entries;
+        catalogue
+            .by_expiry
+            .sort_by_key(|position| (entries[*position as usize].certificate.not_after, *position));
+        catalogue.default = default.and_then(|name| catalogue.position(name));
+        (catalogue, overlaps.into_values().collect())
+    }
+
+    fn index(&mut self, position: u32, now: i64, overlaps: &mut BTreeMap<(u32, u32), Overlap>) {
+        let entry = self.entries[position as usize].clone();
+        let is_rsa = entry.certificate.key.is_rsa();
+        for host in &entry.certificate.hosts {
+            let (map, key) = match host {
+                HostPattern::Exact(host) => (&mut self.exact, host),
+                HostPattern::Wildcard(parent) => (&mut self.wildcard, parent),
+            };
+            let Some(slots) = map.get_mut(key) else {
+                map.insert(key.clone(), Slots::of(position, is_rsa));
+                continue;
+            };
+            let slot = slots.slot(is_rsa);
+            let Some(other) = *slot else {
+                *slot = *Slots::of(position, is_rsa).slot(is_rsa);
+                continue;
+            };
+            let other = other.get() - 1;
+            let rank = |at: u32| rank(&self.entries[at as usize].certificate, now);
+            // Positions follow the names: on a tie the one that is there already stays.
+            let (unused, used) =
+                if rank(position) > rank(other) { (other, position) } else { (position, other) };
+            *slot = std::num::NonZeroU32::new(used + 1);
+            overlaps
+                .entry((unused, used))
+                .and_modify(|overlap| overlap.hosts += 1)
+                .or_insert_with(|| Overlap { unused, used, host: host.clone(), hosts: 1 });
+        }
+    }
+
+    /// All certificates, sorted by name.
+    pub(super) fn entries(&self) -> &[Arc<Entry>] {
+        &self.entries
+    }
+
+    /// All certificates, the soonest to expire first.
+    pub(super) fn by_expiry(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.by_expiry.iter().map(|position| &self.entries[*position as usize])
+    }
+
+    /// The certificate of that name.
+    pub(super) fn named(&self, name: &str) -> Option<&Arc<Entry>> {
+        self.position(name).map(|position| &self.entries[position as usize])
+    }
+
+    fn position(&self, name: &str) -> Option<u32> {
+        let at = self.entries.binary_search_by(|entry| (*entry.certificate.name).cmp(name)).ok()?;
+        u32::try_from(at).ok()
+    }
+
+    /// Whether there is a default certificate.
+    pub(super) fn has_default(&self) -> bool {
+        self.default.is_some()
+    }
+
+    /// The certificates among which a client's signature schemes choose: one or two, or none.
+    pub(super) fn candidates(
+        &self,
+        server_name: Option<&str>,
+    ) -> impl Iterator<Item = &Arc<Certificate>> {
+        let slots = server_name.and_then(|name| self.slots(&canonical(name)));
+        let default = if slots.is_some() { None } else { self.default };
+        let positions = slots.unwrap_or_default().positions().chain(default);
+        positions.map(|position| &self.entries[position as usize].certificate)
+    }
+
+    fn slots(&self, host: &str) -> Option<Slots> {
+        if let Some(slots) = self.exact.get(host) {
+            return Some(*slots);
+        }
+        let (label, parent) = host.split_once('.')?;
+        if label.is_empty() { None } else { self.wildcard.get(parent).copied() }
+    }
+
+    /// The certificate for a client that sent this name and takes these schemes: the curve before
+    /// RSA. Where the client takes neither, the handshake fails with the first.
+    pub(super) fn choose(
+        &self,
+        server_name: Option<&str>,
+        schemes: &[SignatureScheme],
+    ) -> Option<&Arc<Certificate>> {
+        let mut candidates = self.candidates(server_name);
+        let first = candidates.next()?;
+        if first.key.is_taken_by(schemes) {
+            return Some(first);
+        }
+        Some(candidates.find(|other| other.key.is_taken_by(schemes)).unwrap_or(first))
+    }
+}
+
+/// Larger is preferred.
+fn rank(certificate: &Certificate, now: i64) -> (bool, i64) {
+    let is_valid = certificate.not_before <= now && now <= certificate.not_after;
+    (is_valid, certificate.not_after)
+}
+
+/// A server name as the catalogue has it; the usual one is so already.
+fn canonical(name: &str) -> Cow<'_, str> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        return Cow::Owned(name.to_ascii_lowercase());
+    }
+    Cow::Borrowed(name)
+}
+
+/// A hundred thousand certificates are not for printing.
+impl fmt::Debug for Catalogue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Catalogue")
+            .field("certificates", &self.entries.len())
+            .finish_non_exhaustive()
+    }
+}

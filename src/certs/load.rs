@@ -1,0 +1,364 @@
+//! A load: list the folder, read what changed, keep what broke, and tell all of it.
+//!
+//! A name goes one of these ways: *same* (identity proves it; the certificate is shared, nothing
+//! read), *touched* (read, equal contents; shared), *new* or *changed* (read and parsed), *kept*
+//! (broken; the earlier certificate stays), *absent* (broken, and there is no earlier one), *gone*
+//! (no longer in the folder). Only the listing decides that a name is gone: where the folder cannot
+//! be listed, everything is kept.
+//!
+//! The names are read by as many threads as the machine has; at a reload at the lowest priority, so
+//! that they only take what the edge leaves.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::catalogue::{Catalogue, Entry, Kept};
+use super::defect::{Defect, Found, Part};
+use super::folder::{self, Folder, Listing};
+use super::read::{self, KeyCheck, Reader};
+use super::secrets::{self, Authority};
+use super::server_config::Configs;
+use super::summary;
+use super::tickets::Tickets;
+use super::{CertSettings, CertStore, Depth, Loaded};
+use crate::problem::{Problem, Severity};
+
+/// Up to so many keys a cold start takes apart at once: a few tens of milliseconds.
+const KEYS_AT_COLD_START_MAX: usize = 1000;
+
+/// Below so many names a thread of its own costs more than it saves.
+const NAMES_PER_THREAD_MIN: usize = 64;
+
+/// Names a thread takes at a time.
+const BATCH_NAMES: usize = 256;
+
+/// More threads would only wait for the same folder.
+const THREADS_MAX: usize = 16;
+
+/// The lowest priority there is; the handshake threads stand at 10.
+const RELOAD_NICE: i32 = 19;
+
+/// What became of a name.
+enum Outcome {
+    Absent(Found),
+    Added(Arc<Entry>),
+    Changed(Arc<Entry>),
+    Kept(Arc<Entry>),
+    /// No certificate at all: a link to some other file.
+    Nothing,
+    Same(Arc<Entry>),
+}
+
+/// Loads all certificates; shares with `previous` what has not changed. Blocks on files.
+pub fn load(settings: &CertSettings, previous: Option<&CertStore>) -> Loaded {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    load_at(settings, previous, i64::try_from(now).unwrap_or(i64::MAX))
+}
+
+/// [`load`] at a time of the caller's choice, Unix seconds.
+pub(super) fn load_at(settings: &CertSettings, previous: Option<&CertStore>, now: i64) -> Loaded {
+    let mut found = Collected::default();
+    let interner = previous.map(|store| store.interner.clone()).unwrap_or_default();
+    match Folder::open(&settings.directory).and_then(|folder| Ok((folder.list()?, folder))) {
+        Ok((Listing { entries: names, defects }, folder)) => {
+            found.problems.extend(defects.iter().map(|(path, defect)| defect.problem(path)));
+            let cold = previous.is_none() && names.len() > KEYS_AT_COLD_START_MAX;
+            let key_check = match settings.depth {
+                Depth::Serving if cold => KeyCheck::AtUse,
+                Depth::Serving | Depth::Everything => KeyCheck::AtLoad,
+            };
+            let reader = Reader { interner: &interner, key_check, now };
+            let walk = Walk { folder: &folder, reader, previous };
+            for (name, outcome) in names.iter().zip(walk.outcomes(&names)) {
+                found.take(outcome, |part| folder.path(name, part));
+            }
+            found.removed = previous.map(|store| gone(store, &names)).unwrap_or_default();
+        }
+        Err(errno) => found.keep_all(&settings.directory, previous, errno, now),
+    }
+    let authorities = authorities(settings, previous, &mut found.problems);
+    let tickets = tickets(settings, previous, now, &mut found.problems);
+    interner.prune();
+    found.finish(settings, now, |catalogue, problems| CertStore {
+        directory: settings.directory.clone(),
+        configs: Configs::new(&catalogue, tickets, authorities),
+        catalogue,
+        interner,
+        problems,
+    })
+}
+
+/// What is common to all names of a load.
+struct Walk<'a> {
+    folder: &'a Folder,
+    reader: Reader<'a>,
+    previous: Option<&'a CertStore>,
+}
+
+impl Walk<'_> {
+    /// One outcome for each name, in their order.
+    fn outcomes(&self, names: &[folder::Entry]) -> Vec<Outcome> {
+        let mut outcomes: Vec<Option<Outcome>> = Vec::new();
+        outcomes.resize_with(names.len(), || None);
+        let available = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let threads = (names.len() / NAMES_PER_THREAD_MIN).clamp(1, available.min(THREADS_MAX));
+        let batches = names.chunks(BATCH_NAMES).zip(outcomes.chunks_mut(BATCH_NAMES));
+        let batches = Mutex::new(batches);
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    if self.previous.is_some() {
+                        // Zero is the calling thread. Not being allowed to is no reason to stop.
+                        let _ = rustix::process::setpriority_process(None, RELOAD_NICE);
+                    }
+                    loop {
+                        let batch = batches.lock().unwrap_or_else(PoisonError::into_inner).next();
+                        let Some((names, outcomes)) = batch else { return };
+                        for (name, outcome) in names.iter().zip(outcomes) {
+                            *outcome = Some(self.examine(name));
+                        }
+                    }
+                });
+            }
+        });
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Nothing)).collect()
+    }
+
+    fn examine(&self, name: &folder::Entry) -> Outcome {
+        let earlier = self.previous.and_then(|store| store.catalogue.named(&name.name));
+        if let Some(earlier) = earlier
+            && earlier.kept.is_none()
+            && earlier.certificate.layout == name.layout
+            && earlier.identity.is_settled(earlier.taken)
+            && self.folder.identity(name) == Ok(earlier.identity)
+        {
+            return Outcome::Same(earlier.clone());
+        }
+        match (self.read(name, earlier), earlier) {
+            (Ok(outcome), _) => outcome,
+            (Err(found), None) => Outcome::Absent(found),
+            (Err(found), Some(earlier)) => {
+                // An empty folder says nothing of a certificate that was never there, but here
+                // one was: its files were deleted and the folder was not.
+                let defect = match found.defect {
+                    Defect::FolderEmpty => Defect::Missing,
+                    defect => defect,
+                };
+                Outcome::Kept(keep(earlier, Found { defect, ..found }, self.reader.now))
+            }
+        }
+    }
+
+    fn read(&self, name: &folder::Entry, earlier: Option<&Arc<Entry>>) -> Result<Outcome, Found> {
+        let Some(files) = self.folder.read(name)? else { return Ok(Outcome::Nothing) };
+        let contents = read::contents_hash(&files);
+        let entry = |certificate| {
+            Arc::new(Entry {
+                certificate,
+                identity: files.identity,
+                taken: self.reader.now,
+                exposed: (files.key_mode & 0o077 != 0).then_some(files.key_mode),
+                kept: None,
+            })
+        };
+        if let Some(earlier) = earlier
+            && earlier.certificate.contents == contents
+            && earlier.certificate.layout == name.layout
+        {
+            return Ok(Outcome::Same(entry(earlier.certificate.clone())));
+        }
+        let entry = entry(Arc::new(self.reader.certificate(name, &files, contents)?));
+        Ok(if earlier.is_some() { Outcome::Changed(entry) } else { Outcome::Added(entry) })
+    }
+}
+
+/// The earlier certificate, marked as standing at its last good version.
+fn keep(earlier: &Arc<Entry>, found: Found, now: i64) -> Arc<Entry> {
+    let since = earlier.kept.as_ref().map_or(now, |kept| kept.since);
+    Arc::new(Entry {
+        certificate: earlier.certificate.clone(),
+        identity: earlier.identity,
+        taken: earlier.taken,
+        exposed: earlier.exposed,
+        kept: Some(Kept { since, defect: found.defect, part: found.part }),
+    })
+}
+
+/// The earlier names that are not there any more.
+fn gone(previous: &CertStore, names: &[folder::Entry]) -> Vec<String> {
+    let earlier = previous.catalogue.entries().iter().map(|entry| &*entry.certificate.name);
+    earlier
+        .filter(|earlier| names.binary_search_by(|name| (*name.name).cmp(earlier)).is_err())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// What a load has come to so far.
+#[derive(Default)]
+struct Collected {
+    entries: Vec<Arc<Entry>>,
+    problems: Vec<Problem>,
+    kept: Vec<String>,
+    changed: Vec<String>,
+    added: Vec<String>,
+    removed: Vec<String>,
+}
+
+impl Collected {
+    fn take(&mut self, outcome: Outcome, path: impl FnOnce(Part) -> PathBuf) {
+        match outcome {
+            Outcome::Absent(found) => {
+                let mut problem = found.defect.problem(&path(found.part));
+                if problem.severity == Severity::Part {
+                    problem.what.push_str("; the certificate is not served");
+                }
+                self.problems.push(problem);
+            }
+            Outcome::Added(entry) => {
+                self.added.push(entry.certificate.name.to_string());
+                self.entries.push(entry);
+            }
+            Outcome::Changed(entry) => {
+                self.changed.push(entry.certificate.name.to_string());
+                self.entries.push(entry);
+            }
+            Outcome::Kept(entry) => {
+                self.kept.push(entry.certificate.name.to_string());
+                self.entries.push(entry);
+            }
+            Outcome::Nothing => {}
+            Outcome::Same(entry) => self.entries.push(entry),
+        }
+    }
+
+    /// The folder cannot be listed: nothing is known to be gone.
+    fn keep_all(
+        &mut self,
+        directory: &Path,
+        previous: Option<&CertStore>,
+        errno: rustix::io::Errno,
+        now: i64,
+    ) {
+        let earlier = previous.map_or(&[][..], |store| store.catalogue.entries());
+        for entry in earlier {
+            let found = Found::chain(Defect::Unreadable(errno));
+            self.kept.push(entry.certificate.name.to_string());
+            self.entries.push(keep(entry, found, now));
+        }
+        self.problems.push(Problem {
+            severity: Severity::Part,
+            file: directory.to_path_buf(),
+            line: None,
+            key: "certificates.directory".into(),
+            site: None,
+            what: match earlier.len() {
+                0 => format!("the folder of certificates cannot be read: {errno}"),
+                count => format!(
+                    "the folder of certificates cannot be read: {errno}; all {count} stay at their last good version"
+                ),
+            },
+            remedy: "make the folder, or let the user that runs sluss read it".into(),
+        });
+    }
+
+    fn finish(
+        mut self,
+        settings: &CertSettings,
+        now: i64,
+        store: impl FnOnce(Arc<Catalogue>, Vec<Problem>) -> CertStore,
+    ) -> Loaded {
+        let (catalogue, overlaps) = Catalogue::new(self.entries, settings.default.as_deref(), now);
+        if let Some(name) = &settings.default
+            && !catalogue.has_default()
+        {
+            self.problems.push(summary::default_is_missing(&settings.directory, name));
+        }
+        let directory = &settings.directory;
+        for entry in catalogue.entries() {
+            self.problems.extend(summary::problems(entry, directory, now));
+        }
+        self.problems
+            .extend(overlaps.iter().map(|one| summary::overlap(one, &catalogue, directory)));
+        let problems = summary::bounded(self.problems, directory);
+        Loaded {
+            store: store(Arc::new(catalogue), problems.clone()),
+            problems,
+            kept: self.kept,
+            changed: self.changed,
+            added: self.added,
+            removed: self.removed,
+        }
+    }
+}
+
+/// The authorities of all sites; one whose file is broken stays as it was.
+fn authorities(
+    settings: &CertSettings,
+    previous: Option<&CertStore>,
+    problems: &mut Vec<Problem>,
+) -> HashMap<PathBuf, Arc<Authority>> {
+    let mut authorities = HashMap::new();
+    for path in &settings.client_authorities {
+        if authorities.contains_key(path) {
+            continue;
+        }
+        match secrets::authority(path) {
+            Ok(authority) => {
+                authorities.insert(path.clone(), Arc::new(authority));
+            }
+            Err(mut problem) => {
+                match previous.and_then(|store| store.configs.authority(path)) {
+                    Some(earlier) => {
+                        authorities.insert(path.clone(), earlier.clone());
+                        problem.what.push_str("; its last good version is used");
+                    }
+                    None => problem.what.push_str("; no client is let in"),
+                }
+                problems.push(*problem);
+            }
+        }
+    }
+    authorities
+}
+
+/// The process's ticket keys: the earlier ones unless their secrets changed.
+fn tickets(
+    settings: &CertSettings,
+    previous: Option<&CertStore>,
+    now: i64,
+    problems: &mut Vec<Problem>,
+) -> Option<Arc<Tickets>> {
+    let earlier = previous.and_then(|store| store.configs.tickets());
+    let secrets = match settings.ticket_keys.as_deref().map(secrets::ticket_secrets) {
+        None => Vec::new(),
+        Some(Ok((secrets, warnings))) => {
+            problems.extend(warnings);
+            secrets
+        }
+        Some(Err(mut problem)) => {
+            problem.what.push_str("; tickets are not shared with other edges");
+            problems.push(*problem);
+            match earlier {
+                Some(earlier) => return Some(earlier.clone()),
+                None => Vec::new(),
+            }
+        }
+    };
+    if let Some(earlier) = earlier
+        && earlier.are_from(&secrets)
+    {
+        return Some(earlier.clone());
+    }
+    let seconds = u64::try_from(now).unwrap_or(0);
+    match Tickets::new(secrets, earlier.map(|earlier| &**earlier), seconds) {
+        Ok(tickets) => Some(Arc::new(tickets)),
+        Err(error) => {
+            tracing::error!(%error, "sessions are not resumed");
+            earlier.cloned()
+        }
+    }
+}

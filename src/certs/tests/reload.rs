@@ -1,0 +1,194 @@
+//! What a reload reads, keeps and drops.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::sync::Arc;
+
+use super::super::load::load_at;
+use super::super::{CertStore, Loaded};
+use super::{Certs, issue, names, now, told};
+
+fn counts(loaded: &Loaded) -> (usize, usize, usize, usize) {
+    (loaded.added.len(), loaded.changed.len(), loaded.removed.len(), loaded.kept.len())
+}
+
+#[track_caller]
+fn is_shared(old: &CertStore, new: &CertStore, name: &str) -> bool {
+    Arc::ptr_eq(old.named(name).unwrap(), new.named(name).unwrap())
+}
+
+#[test]
+fn only_what_changed_is_new_and_the_rest_is_shared() {
+    let certs = Certs::new();
+    for name in ["a", "b", "c"] {
+        certs.put(name, &issue(&[&format!("{name}.example")]));
+    }
+    let first = certs.load(None);
+    assert_eq!(counts(&first), (3, 0, 0, 0));
+    certs.put("b", &issue(&["b.example"]));
+    certs.put("d", &issue(&["d.example"]));
+    fs::remove_dir_all(certs.path("c")).unwrap();
+    let second = certs.load(Some(&first.store));
+    assert_eq!(counts(&second), (1, 1, 1, 0));
+    assert_eq!(names(&second.store), ["a", "b", "d"]);
+    assert!(is_shared(&first.store, &second.store, "a"));
+    assert!(!is_shared(&first.store, &second.store, "b"));
+}
+
+#[test]
+fn equal_contents_under_another_identity_are_shared() {
+    let certs = Certs::new();
+    let issued = issue(&["a.example"]);
+    certs.put("a", &issued);
+    let first = certs.load(None);
+    fs::remove_dir_all(certs.path("a")).unwrap();
+    certs.put("a", &issued);
+    let second = certs.load(Some(&first.store));
+    assert_eq!(counts(&second), (0, 0, 0, 0));
+    assert!(is_shared(&first.store, &second.store, "a"));
+}
+
+#[test]
+fn a_settled_identity_spares_the_reading() {
+    let certs = Certs::new();
+    certs.put("a", &issue(&["a.example"]));
+    // Long enough after the files were written for their identity to be proof.
+    let first = load_at(&certs.settings, None, now() + 10);
+    let second = load_at(&certs.settings, Some(&first.store), now() + 20);
+    let entries = [&first, &second].map(|loaded| &loaded.store.catalogue.entries()[0]);
+    assert!(Arc::ptr_eq(entries[0], entries[1]));
+    // At once after they were written it is not: another write may follow in the same tick.
+    let third = certs.load(None);
+    let fourth = certs.load(Some(&third.store));
+    let entries = [&third, &fourth].map(|loaded| &loaded.store.catalogue.entries()[0]);
+    assert!(!Arc::ptr_eq(entries[0], entries[1]));
+}
+
+#[test]
+fn a_half_written_pair_leaves_the_old_pair_until_both_match() {
+    let certs = Certs::new();
+    certs.put("a", &issue(&["a.example"]));
+    let first = certs.load(None);
+    let renewed = issue(&["a.example"]);
+    certs.write("a/fullchain.pem", renewed.chain());
+    let second = certs.load(Some(&first.store));
+    assert_eq!(counts(&second), (0, 0, 0, 1));
+    assert_eq!(second.kept, ["a"]);
+    assert!(is_shared(&first.store, &second.store, "a"));
+    let problems = told(&second, &certs);
+    assert!(problems[0].starts_with(
+        "a/privkey.pem: the private key does not belong to the certificate; its last good version, valid until "
+    ));
+    certs.write("a/privkey.pem", &renewed.key);
+    let third = certs.load(Some(&second.store));
+    assert_eq!(counts(&third), (0, 1, 0, 0));
+    assert!(third.problems.is_empty());
+}
+
+#[test]
+fn a_certificate_broken_for_long_says_since_when() {
+    let certs = Certs::new();
+    let issued = issue(&["a.example"]);
+    certs.put("a", &issued);
+    let first = certs.load(None);
+    certs.write("a/fullchain.pem", "");
+    let broken_at = now() + 100;
+    let second = load_at(&certs.settings, Some(&first.store), broken_at);
+    let third = load_at(&certs.settings, Some(&second.store), broken_at + 5000);
+    assert_eq!(third.store.kept().collect::<Vec<_>>(), [("a", broken_at)]);
+    assert_eq!(third.store.expiry_counts(now()).kept, 1);
+    assert!(third.store.summaries(now())[0].kept_since.is_some());
+    // Mended with the very files it had before.
+    certs.put("a", &issued);
+    let fourth = certs.load(Some(&third.store));
+    assert_eq!(counts(&fourth), (0, 0, 0, 0));
+    assert_eq!(fourth.store.kept().count(), 0);
+}
+
+#[test]
+fn files_gone_from_a_folder_are_broken_but_a_folder_gone_is_removed() {
+    let certs = Certs::new();
+    certs.put("a", &issue(&["a.example"]));
+    certs.put("b", &issue(&["b.example"]));
+    let first = certs.load(None);
+    for file in ["a/fullchain.pem", "a/privkey.pem"] {
+        fs::remove_file(certs.path(file)).unwrap();
+    }
+    fs::remove_dir_all(certs.path("b")).unwrap();
+    let second = certs.load(Some(&first.store));
+    assert_eq!(counts(&second), (0, 0, 1, 1));
+    assert_eq!(names(&second.store), ["a"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_listed_keeps_everything() {
+    let certs = Certs::new();
+    certs.put("a", &issue(&["a.example"]));
+    let away = certs.settings.directory.with_file_name("away");
+    let first = certs.load(None);
+    fs::rename(&certs.settings.directory, &away).unwrap();
+    let second = certs.load(Some(&first.store));
+    fs::rename(&away, &certs.settings.directory).unwrap();
+    assert_eq!(second.kept, ["a"]);
+    assert!(second.store.has_certificate(Some("a.example")));
+    let third = certs.load(Some(&second.store));
+    assert!(third.kept.is_empty() && third.problems.is_empty());
+}
+
+#[test]
+fn certbots_live_folder_works_as_it_stands() {
+    let mut certs = Certs::new();
+    let [old, new] = [issue(&["a.example"]), issue(&["a.example"])];
+    for (number, issued) in [(1, &old), (2, &new)] {
+        certs.write(&format!("archive/a.example/fullchain{number}.pem"), issued.chain());
+        certs.write(&format!("archive/a.example/privkey{number}.pem"), &issued.key);
+    }
+    let live = certs.path("live/a.example");
+    let point_to = |number: u32| {
+        fs::create_dir_all(&live).unwrap();
+        for file in ["fullchain", "privkey"] {
+            let link = live.join(format!("{file}.pem"));
+            let _ = fs::remove_file(&link);
+            symlink(format!("../../archive/a.example/{file}{number}.pem"), link).unwrap();
+        }
+    };
+    point_to(1);
+    certs.write("live/README", "This directory contains your keys and certificates.");
+    certs.settings.directory = certs.path("live");
+    let first = load_at(&certs.settings, None, now() + 10);
+    assert_eq!((names(&first.store), first.problems.len()), (vec!["a.example"], 0));
+    point_to(2);
+    let second = load_at(&certs.settings, Some(&first.store), now() + 20);
+    assert_eq!(counts(&second), (0, 1, 0, 0));
+}
+
+#[test]
+fn linked_folders_and_one_file_certificates_are_read() {
+    let certs = Certs::new();
+    let issued = issue(&["a.example"]);
+    certs.put("../linked-elsewhere/a", &issued);
+    symlink(certs.path("../linked-elsewhere/a"), certs.path("a")).unwrap();
+    let other = issue(&["b.example"]);
+    certs.write("b.pem", format!("{}{}", other.key, other.chain()).replace('\n', "\r\n"));
+    let loaded = certs.load(None);
+    assert_eq!((names(&loaded.store), loaded.problems.len()), (vec!["a", "b"], 0));
+}
+
+#[test]
+fn summaries_are_sorted_by_expiry_and_name_no_secret() {
+    let certs = Certs::new();
+    for (name, days) in [("late", 80), ("expired", -1), ("urgent", 3), ("soon", 15)] {
+        let order = super::Order { days, ..super::order(&["a.example", "*.a.example"]) };
+        certs.put(name, &super::AUTHORITY.issue(&order));
+    }
+    let store = certs.load(None).store;
+    let summaries = store.summaries(now());
+    let order: Vec<_> = summaries.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(order, ["expired", "urgent", "soon", "late"]);
+    assert_eq!(store.expiries().next().unwrap().0, "expired");
+    let counts = store.expiry_counts(now());
+    assert_eq!((counts.expired, counts.urgent, counts.expiring), (1, 1, 1));
+    let json = serde_json::to_string(&summaries).unwrap();
+    assert!(json.contains("\"key\":\"ECDSA P-256\"") && json.contains("\"validity\":\"urgent\""));
+    assert!(!format!("{json}{store:?}").contains("PRIVATE"));
+}
