@@ -1,0 +1,594 @@
+//! HTTP/1 bytes become a head: lines, start line, fields (RFC 9112 2 to 5).
+//!
+//! A line ends at LF; a CR before it belongs to the end. A head ends at the first empty line. Each
+//! byte is looked at once where the head arrives whole; where it does not, a first try and a
+//! search for the end come on top ([`Scan`]): linear in any case.
+
+use super::class;
+use super::connection;
+use super::framing::{self, Framing};
+use super::head::{RequestHead, RequestMethod, ResponseHead, Storage, Version};
+use super::known;
+use super::policy::Policy;
+use super::rule::{Action, Direction, Rule};
+use super::section::{FIELD_BYTES_MAX, Form, Part, Section};
+use super::target;
+use super::{Reading, Refused, Screened};
+
+/// Empty lines skipped before a start line (RFC 9112 2.2 asks for one at least).
+const EMPTY_LINES_MAX: u8 = 4;
+
+/// Where the search for a head's end stands. One for each head; begins anew by itself once the
+/// head is complete or refused.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Where the head begins, behind skipped empty lines.
+    start: usize,
+    skipped: u8,
+    /// Whether the head was tried since its first line was complete.
+    tried: bool,
+    /// Where the line begins in which the search stands.
+    line: usize,
+    /// No LF stands in `line..searched`.
+    searched: usize,
+}
+
+/// What to do about the bytes at hand.
+enum Look {
+    Wait,
+    /// Judge the head that begins here.
+    Judge(usize),
+}
+
+impl Scan {
+    /// For heads: a try as soon as the start line is complete, another when the head is.
+    fn head(&mut self, input: &[u8], raw_bytes_max: usize) -> Look {
+        if self.tried {
+            return self.rest(input, raw_bytes_max);
+        }
+        while self.skipped < EMPTY_LINES_MAX {
+            let rest = &input[self.start..];
+            let empty =
+                if rest.starts_with(b"\r\n") { 2 } else { usize::from(rest.starts_with(b"\n")) };
+            if empty == 0 {
+                break;
+            }
+            self.start += empty;
+            self.skipped += 1;
+        }
+        self.searched = self.searched.max(self.start);
+        let found = memchr::memchr(b'\n', &input[self.searched..]).is_some();
+        self.searched = input.len();
+        if found || input.len() - self.start >= raw_bytes_max {
+            self.tried = true;
+            return Look::Judge(self.start);
+        }
+        Look::Wait
+    }
+
+    /// For what comes without start line.
+    fn trailer(&mut self, input: &[u8], raw_bytes_max: usize) -> Look {
+        if std::mem::replace(&mut self.tried, true) {
+            return self.rest(input, raw_bytes_max);
+        }
+        Look::Judge(0)
+    }
+
+    /// Looks for the empty line where it was left.
+    fn rest(&mut self, input: &[u8], raw_bytes_max: usize) -> Look {
+        while let Some(at) = memchr::memchr(b'\n', &input[self.searched..]) {
+            let end = self.searched + at;
+            let line = &input[self.line..end];
+            self.line = end + 1;
+            self.searched = self.line;
+            if matches!(line, [] | [b'\r']) {
+                return Look::Judge(self.start);
+            }
+        }
+        self.searched = input.len();
+        if input.len() - self.start >= raw_bytes_max { Look::Judge(self.start) } else { Look::Wait }
+    }
+
+    /// The try has come to the end of the bytes, in the line that begins at `line`.
+    fn wait(&mut self, line: usize, len: usize) {
+        self.line = self.start + line;
+        self.searched = len;
+    }
+}
+
+/// One line without its end.
+struct Line<'a> {
+    text: &'a [u8],
+    bare_lf: bool,
+    next: usize,
+}
+
+fn line(window: &[u8], at: usize) -> Option<Line<'_>> {
+    let end = at + memchr::memchr(b'\n', &window[at..])?;
+    let text = &window[at..end];
+    Some(match text {
+        [text @ .., b'\r'] => Line { text, bare_lf: false, next: end + 1 },
+        _ => Line { text, bare_lf: true, next: end + 1 },
+    })
+}
+
+/// Where the fields of a section end.
+enum End {
+    /// Behind the empty line.
+    At(usize),
+    /// Not in these bytes; the line that is not complete begins here.
+    Missing(usize),
+}
+
+/// Judges a request head at the start of `input`.
+///
+/// Empty lines before it are skipped. Nothing of `input` is needed once this returns, but until
+/// the head is complete the caller must present the same bytes again, with more behind them.
+///
+/// # Errors
+/// [`Refused`] where the head must not be forwarded; the connection cannot be used any further.
+pub fn request(
+    input: &[u8],
+    scan: &mut Scan,
+    policy: &Policy,
+    storage: Storage,
+) -> Result<Reading<RequestHead>, Box<Refused>> {
+    let Look::Judge(start) = scan.head(input, policy.raw_bytes_max()) else {
+        return Ok(Reading::Partial(storage));
+    };
+    let window = window(input, start, policy);
+    let mut section = Section::new(policy, Direction::Request, Part::Head, storage);
+    let Some(first) = line(window, 0) else {
+        return incomplete(section, scan, (window, input.len()), 0);
+    };
+    line_ending(&mut section, &first);
+    let Some(opening) = request_line(first.text, &mut section) else {
+        *scan = Scan::default();
+        return Err(Refused::new(section, first.text));
+    };
+    match fields(&mut section, window, first.next) {
+        End::Missing(at) => incomplete(section, scan, (window, input.len()), at),
+        End::At(end) => {
+            *scan = Scan::default();
+            let head = finish_request(section, opening);
+            let screened = head.map_err(|section| Refused::new(*section, first.text))?;
+            Ok(Reading::Complete { screened, consumed: start + end })
+        }
+    }
+}
+
+/// Judges a response head at the start of `input`; `to` is the request it answers.
+///
+/// # Errors
+/// [`Refused`] where the head must not be forwarded; the connection cannot be used any further.
+pub fn response(
+    input: &[u8],
+    scan: &mut Scan,
+    policy: &Policy,
+    to: RequestMethod,
+    storage: Storage,
+) -> Result<Reading<ResponseHead>, Box<Refused>> {
+    let Look::Judge(start) = scan.head(input, policy.raw_bytes_max()) else {
+        return Ok(Reading::Partial(storage));
+    };
+    let window = window(input, start, policy);
+    let mut section = Section::new(policy, Direction::Response, Part::Head, storage);
+    let Some(first) = line(window, 0) else {
+        return incomplete(section, scan, (window, input.len()), 0);
+    };
+    line_ending(&mut section, &first);
+    if scan.skipped > 0 {
+        section.judge.find_once(Rule::StatusLine, &input[..start]);
+    }
+    let Some(opening) = status_line(first.text, &mut section) else {
+        *scan = Scan::default();
+        return Err(Refused::new(section, first.text));
+    };
+    match fields(&mut section, window, first.next) {
+        End::Missing(at) => incomplete(section, scan, (window, input.len()), at),
+        End::At(end) => {
+            *scan = Scan::default();
+            let head = finish_response(section, opening, to);
+            let screened = head.map_err(|section| Refused::new(*section, first.text))?;
+            Ok(Reading::Complete { screened, consumed: start + end })
+        }
+    }
+}
+
+/// Judges a trailer section at the start of `input`: what stands between the last chunk and the
+/// empty line.
+///
+/// # Errors
+/// [`Refused`] where it must not be forwarded.
+pub(super) fn trailer_section(
+    input: &[u8],
+    scan: &mut Scan,
+    policy: &Policy,
+    direction: Direction,
+) -> Result<Reading<Storage>, Box<Refused>> {
+    let Look::Judge(_) = scan.trailer(input, policy.raw_bytes_max()) else {
+        return Ok(Reading::Partial(Storage::default()));
+    };
+    let window = window(input, 0, policy);
+    let mut section = Section::new(policy, direction, Part::Trailer, Storage::default());
+    match fields(&mut section, window, 0) {
+        End::Missing(at) => incomplete(section, scan, (window, input.len()), at),
+        End::At(consumed) => {
+            *scan = Scan::default();
+            if section.judge.refused_by().is_some() {
+                return Err(Refused::new(section, b""));
+            }
+            let screened =
+                Screened { head: section.storage, findings: section.judge.into_findings() };
+            Ok(Reading::Complete { screened, consumed })
+        }
+    }
+}
+
+/// The bytes a head may take at most, empty line included.
+fn window<'a>(input: &'a [u8], start: usize, policy: &Policy) -> &'a [u8] {
+    let end = input.len().min(start.saturating_add(policy.raw_bytes_max()));
+    &input[start..end]
+}
+
+/// The head does not end in these bytes: wait for more, or refuse where it may not have more.
+fn incomplete<H>(
+    mut section: Section<'_>,
+    scan: &mut Scan,
+    (window, input_len): (&[u8], usize),
+    line: usize,
+) -> Result<Reading<H>, Box<Refused>> {
+    if window.len() < section.judge.policy().raw_bytes_max() {
+        scan.wait(line, input_len);
+        return Ok(Reading::Partial(section.storage));
+    }
+    *scan = Scan::default();
+    section.judge.refuse(Rule::Oversize, b"", window);
+    let first = window.split(|b| *b == b'\n').next().unwrap_or_default();
+    Err(Refused::new(section, first))
+}
+
+/// What a request line says.
+struct RequestLine {
+    method: RequestMethod,
+    method_len: usize,
+    target_len: usize,
+    path_len: usize,
+    version: Version,
+}
+
+/// `method SP target SP HTTP/1.x`, exactly; anything else is refused (RFC 9112 3).
+fn request_line(line: &[u8], section: &mut Section<'_>) -> Option<RequestLine> {
+    if line.len() > section.judge.policy().head_bytes_max() {
+        section.judge.refuse(Rule::Oversize, b"", line);
+        return None;
+    }
+    let Some((method, target, version)) = split_request_line(line) else {
+        section.judge.refuse(Rule::RequestLine, b"", line);
+        return None;
+    };
+    let Some(read) = target::read(target, method) else {
+        section.judge.refuse(Rule::RequestLine, b"", line);
+        return None;
+    };
+    if let Some((authority, port)) = read.authority {
+        if !section.storage.authority.set(authority) {
+            section.judge.refuse(Rule::Host, b"", line);
+            return None;
+        }
+        section.host.named_by_target = Some(port);
+    }
+    Some(put_request_line(section, method, read, version))
+}
+
+fn split_request_line(line: &[u8]) -> Option<(&[u8], &[u8], Version)> {
+    let method_len = class::token_len(line);
+    let (method, rest) = line.split_at(method_len);
+    let rest = rest.strip_prefix(b" ")?;
+    let target_len = memchr::memchr(b' ', rest)?;
+    let (target, version) = rest.split_at(target_len);
+    let version = match version {
+        b" HTTP/1.1" => Version::H11,
+        b" HTTP/1.0" => Version::H10,
+        // RFC 9110 2.5: a higher minor version is read as the highest known.
+        [b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9'] => Version::H11,
+        _ => return None,
+    };
+    (method_len > 0 && method != b"CONNECT").then_some((method, target, version))
+}
+
+/// Puts the canonical request line down.
+fn put_request_line(
+    section: &mut Section<'_>,
+    method: &[u8],
+    target: target::Target<'_>,
+    version: Version,
+) -> RequestLine {
+    let text = &mut section.storage.text;
+    text.extend_from_slice(method);
+    text.push(b' ');
+    if !target.rooted {
+        text.push(b'/');
+    }
+    text.extend_from_slice(target.origin);
+    let target_len = text.len() - method.len() - 1;
+    let path_len = memchr::memchr(b'?', target.origin)
+        .map_or(target_len, |at| at + usize::from(!target.rooted));
+    text.extend_from_slice(b" HTTP/1.1\r\n");
+    RequestLine {
+        method: RequestMethod::from_token(method),
+        method_len: method.len(),
+        target_len,
+        path_len,
+        version,
+    }
+}
+
+/// What a status line says.
+struct StatusLine {
+    status: u16,
+    reason_len: usize,
+    version: Version,
+}
+
+/// `HTTP/1.x SP status SP reason`; what differs is repaired where it can mean only one thing.
+fn status_line(line: &[u8], section: &mut Section<'_>) -> Option<StatusLine> {
+    let Some((version, status, reason, odd)) = split_status_line(line) else {
+        section.judge.refuse(Rule::StatusLine, b"", line);
+        return None;
+    };
+    let clean = class::trim(reason);
+    let controls = clean.iter().any(|b| class::is_control(*b));
+    if odd || controls || clean.len() != reason.len() || !(100..600).contains(&status) {
+        section.judge.find(Rule::StatusLine, b"", line);
+    }
+    let clean = &clean[..clean.len().min(FIELD_BYTES_MAX)];
+    section
+        .storage
+        .text
+        .extend(clean.iter().map(|b| if class::is_control(*b) { b' ' } else { *b }));
+    let trimmed = class::trim(&section.storage.text).len();
+    section.storage.text.truncate(trimmed);
+    Some(StatusLine { status, reason_len: trimmed, version })
+}
+
+/// Version, status, reason, and whether anything but the reason had to be read leniently.
+fn split_status_line(line: &[u8]) -> Option<(Version, u16, &[u8], bool)> {
+    let start = class::trim(line);
+    let mut odd = start.len() != line.len() && line.first().is_some_and(|b| class::is_blank(*b));
+    let line = &line[line.len() - trim_start(line).len()..];
+    let (name, rest) = line.split_at_checked(7)?;
+    let [b'0'..=b'9', ..] = rest else { return None };
+    if !name.eq_ignore_ascii_case(b"HTTP/1.") {
+        return None;
+    }
+    let version = if rest[0] == b'0' { Version::H10 } else { Version::H11 };
+    odd |= name != b"HTTP/1." || rest[0] > b'1';
+    let blanks = &rest[1..];
+    let code = trim_start(blanks);
+    if code.len() == blanks.len() {
+        return None;
+    }
+    odd |= blanks[0] != b' ' || blanks.len() - code.len() != 1;
+    let (digits, reason) = code.split_at_checked(3)?;
+    let status = u16::try_from(framing::decimal(digits)?).ok().filter(|status| *status >= 100)?;
+    match reason {
+        [] => Some((version, status, reason, true)),
+        [b' ', reason @ ..] => Some((version, status, reason, odd)),
+        [b'\t', reason @ ..] => Some((version, status, reason, true)),
+        _ => None,
+    }
+}
+
+fn trim_start(bytes: &[u8]) -> &[u8] {
+    let blanks = bytes.iter().position(|b| !class::is_blank(*b)).unwrap_or(bytes.len());
+    &bytes[blanks..]
+}
+
+/// Reads field lines up to the empty line.
+fn fields(section: &mut Section<'_>, window: &[u8], start: usize) -> End {
+    let mut at = start;
+    loop {
+        let Some(line) = line(window, at) else { return End::Missing(at) };
+        line_ending(section, &line);
+        if line.text.is_empty() {
+            return End::At(line.next);
+        }
+        // Whether the line goes on is seen at the next line's first byte. A head has one, if only
+        // its empty line's.
+        match window.get(line.next) {
+            None => return End::Missing(at),
+            Some(b' ' | b'\t') => {
+                let Some(next) = folded(section, window, at) else { return End::Missing(at) };
+                at = next;
+            }
+            Some(_) => {
+                field_line(section, line.text, Form::OneLine);
+                at = line.next;
+            }
+        }
+    }
+}
+
+/// A bare LF ends a line of a head for everybody; in a trailer section, where the message's end is
+/// at stake, not (RFC 9112 7.1).
+fn line_ending(section: &mut Section<'_>, line: &Line<'_>) {
+    match (line.bare_lf, section.part) {
+        (false, _) => {}
+        (true, Part::Head) => section.judge.find_once(Rule::LineEnding, line.text),
+        (true, Part::Trailer) => section.judge.find_once(Rule::Chunk, line.text),
+    }
+}
+
+/// A line that goes on: the pieces are joined with SP and judged as one (RFC 9112 5.2). Returns
+/// where the next line begins.
+fn folded(section: &mut Section<'_>, window: &[u8], start: usize) -> Option<usize> {
+    let first = line(window, start)?;
+    let mut joined = first.text.to_vec();
+    let mut at = first.next;
+    let mut hidden = false;
+    loop {
+        // The byte behind a line is needed to know that it does not go on.
+        if !class::is_blank(*window.get(at)?) {
+            break;
+        }
+        let piece = line(window, at)?;
+        line_ending(section, &piece);
+        let text = class::trim(piece.text);
+        hidden |= hides_framing(section, text);
+        joined.truncate(joined.len() - trailing_blanks(&joined));
+        joined.push(b' ');
+        joined.extend_from_slice(text);
+        at = piece.next;
+    }
+    let name = joined.split(|b| *b == b':').next().unwrap_or_default();
+    if class::is_blank(joined[0]) {
+        // Goes on from the start line: told as leading fold.
+    } else if !hidden && section.judge.find(Rule::ObsFold, name, &joined[..]) == Action::Refuse {
+        return Some(at);
+    }
+    field_line(section, &joined, Form::Folded);
+    Some(at)
+}
+
+fn trailing_blanks(bytes: &[u8]) -> usize {
+    bytes.iter().rev().take_while(|b| class::is_blank(**b)).count()
+}
+
+/// A continuation that reads as a framing field to whoever strips its blanks.
+fn hides_framing(section: &mut Section<'_>, text: &[u8]) -> bool {
+    let hides = known::imitated_framing(text).is_some();
+    if hides {
+        section.judge.refuse(Rule::NearMissFraming, b"", text);
+    }
+    hides
+}
+
+/// Judges one line; `line` is not empty.
+fn field_line(section: &mut Section<'_>, line: &[u8], form: Form) {
+    let name_len = class::token_len(line);
+    if name_len > 0 && line.get(name_len) == Some(&b':') {
+        return section.field(&line[..name_len], class::trim(&line[name_len + 1..]), form);
+    }
+    odd_line(section, line, form);
+}
+
+/// A line whose name is not a token directly followed by its colon.
+fn odd_line(section: &mut Section<'_>, line: &[u8], form: Form) {
+    let judge = &mut section.judge;
+    if known::imitated_framing(line).is_some() {
+        judge.refuse(Rule::NearMissFraming, b"", line);
+        return;
+    }
+    if class::is_blank(line[0]) {
+        judge.find(Rule::LeadingFold, b"", line);
+        return;
+    }
+    let Some(colon) = memchr::memchr(b':', line) else {
+        judge.find(Rule::FieldNoColon, b"", line);
+        return;
+    };
+    let name = &line[..colon];
+    let stripped = class::trim(name);
+    if name.is_empty() {
+        judge.find(Rule::FieldNameEmpty, b"", line);
+    } else if class::is_token(stripped) {
+        let action = judge.find(Rule::FieldNameTrailingSpace, name, &line[colon + 1..]);
+        if action != Action::Refuse {
+            section.field(stripped, class::trim(&line[colon + 1..]), form);
+        }
+    } else {
+        judge.find(Rule::FieldNameInvalid, name, &line[colon + 1..]);
+    }
+}
+
+/// What the fields mean together: RFC 9112 6.3 for requests, 3.2 for the authority.
+fn finish_request<'p>(
+    mut section: Section<'p>,
+    line: RequestLine,
+) -> Result<Screened<RequestHead>, Box<Section<'p>>> {
+    if section.host.fields == 0
+        && (section.host.named_by_target.is_none() || line.version != Version::H10)
+    {
+        section.judge.refuse(Rule::Host, b"host", &b""[..]);
+    }
+    let options = connection::read(&mut section, line.version);
+    let framing = match (section.lengths.is_chunked(), section.lengths.length()) {
+        (true, Some(_)) => {
+            section.judge.refuse(Rule::FramingConflict, b"transfer-encoding", &b""[..]);
+            Framing::None
+        }
+        (true, None) => Framing::Chunked,
+        (false, Some(length)) => Framing::Length(length),
+        (false, None) => Framing::None,
+    };
+    check_chunked_version(&mut section, line.version);
+    // RFC 9110 9.3.8: no content in TRACE.
+    if line.method == RequestMethod::Trace && !matches!(framing, Framing::None | Framing::Length(0))
+    {
+        section.judge.find(Rule::BodyForbidden, b"", &b"TRACE"[..]);
+    }
+    if section.judge.refused_by().is_some() {
+        return Err(Box::new(section));
+    }
+    section.join_cookies();
+    let head = RequestHead {
+        storage: section.storage,
+        method: line.method,
+        method_len: line.method_len as u32,
+        target_len: line.target_len as u32,
+        path_len: line.path_len as u32,
+        version: line.version,
+        framing,
+        options,
+    };
+    Ok(Screened { head, findings: section.judge.into_findings() })
+}
+
+/// RFC 9112 6.1: Transfer-Encoding over HTTP/1.0 is faulty framing.
+fn check_chunked_version(section: &mut Section<'_>, version: Version) {
+    if section.lengths.is_chunked() && version == Version::H10 {
+        section.judge.refuse(Rule::TransferEncodingInvalid, b"transfer-encoding", &b"HTTP/1.0"[..]);
+    }
+}
+
+/// RFC 9112 6.3 for responses.
+fn finish_response<'p>(
+    mut section: Section<'p>,
+    line: StatusLine,
+    to: RequestMethod,
+) -> Result<Screened<ResponseHead>, Box<Section<'p>>> {
+    let mut options = connection::read(&mut section, line.version);
+    check_chunked_version(&mut section, line.version);
+    let (chunked, length) = (section.lengths.is_chunked(), section.lengths.length());
+    if chunked && length.is_some() {
+        section.judge.refuse(Rule::FramingConflict, b"transfer-encoding", &b""[..]);
+    }
+    let bare = framing::has_no_content(line.status, to);
+    let framing = match (bare, chunked, length) {
+        (true, _, _) => Framing::None,
+        (false, true, _) => Framing::Chunked,
+        (false, false, Some(length)) => Framing::Length(length),
+        (false, false, None) => Framing::UntilClose,
+    };
+    // HEAD and 304 may tell what GET would bring; 1xx and 204 may tell nothing (RFC 9110 8.6).
+    let mute = line.status / 100 == 1 || line.status == 204;
+    if mute && (chunked || length.is_some()) {
+        let field: &[u8] = if chunked { b"transfer-encoding" } else { b"content-length" };
+        section.judge.find(Rule::BodyForbidden, field, &b"announced where none may be"[..]);
+        options.close |= chunked || length != Some(0);
+    }
+    if section.judge.refused_by().is_some() {
+        return Err(Box::new(section));
+    }
+    let head = ResponseHead {
+        storage: section.storage,
+        status: line.status,
+        reason_len: line.reason_len as u32,
+        version: line.version,
+        framing,
+        length: length.filter(|_| bare && !mute),
+        options,
+    };
+    Ok(Screened { head, findings: section.judge.into_findings() })
+}
