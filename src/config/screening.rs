@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::file::clamp_u32;
 use super::walk::Table;
-use crate::screen::Policy;
+use crate::screen::{Policy, PolicySpec, Profile};
 
 /// `[headers]` with a site's overrides applied.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -52,6 +52,15 @@ impl Headers {
 
     /// What the screener runs on.
     pub fn policy(&self) -> Arc<Policy> {
-        Arc::new(Policy)
+        let profile = |name: &str| name.parse::<Profile>().unwrap_or_default();
+        let spec = PolicySpec {
+            requests: profile(self.requests),
+            responses: profile(self.responses),
+            shadow: self.shadow.map(profile),
+            head_bytes_max: usize::try_from(self.head_bytes_max).unwrap_or(usize::MAX),
+            fields_max: self.fields_max as usize,
+            ..PolicySpec::default()
+        };
+        Arc::new(Policy::new(&spec).unwrap_or_default())
     }
 }

@@ -139,10 +139,13 @@ impl fmt::Display for LaxerThanAllowed {
     }
 }
 
+/// Places in a head are counted in 32 bits.
+const HEAD_BYTES_CEILING: usize = 64 << 20;
+
 type Actions = [[Action; Rule::ALL.len()]; 2];
 
 /// How heads are judged: an action for each rule and direction, and the limits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Policy {
     actions: Actions,
     shadow: Option<Actions>,
@@ -168,7 +171,7 @@ impl Policy {
         Ok(Policy {
             actions: actions(spec.requests, spec.responses, &spec.rules),
             shadow: spec.shadow.map(|profile| actions(profile, profile, &spec.rules)),
-            head_bytes_max: spec.head_bytes_max,
+            head_bytes_max: spec.head_bytes_max.min(HEAD_BYTES_CEILING),
             fields_max: spec.fields_max,
         })
     }
