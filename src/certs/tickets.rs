@@ -248,3 +248,95 @@ impl ProducesTickets for Ticketer {
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 60 * 60;
+    const START: u64 = 1_800_000_000;
+
+    fn secret(byte: u8) -> Secret {
+        Secret(Zeroizing::new(vec![byte; 32]))
+    }
+
+    fn tickets(secrets: &[u8]) -> Tickets {
+        Tickets::new(secrets.iter().copied().map(secret).collect(), None, START).unwrap()
+    }
+
+    #[test]
+    fn a_ticket_opens_for_two_periods_after_its_keys_own() {
+        for tickets in [tickets(&[]), tickets(&[1])] {
+            let ticket = tickets.seal(b"", b"state", START).unwrap();
+            for hours in [0, 11, 13, 23] {
+                let opened = tickets.open(b"", &ticket, START + hours * HOUR);
+                assert_eq!(opened.as_deref(), Some(&b"state"[..]), "after {hours} h");
+            }
+            assert_eq!(tickets.open(b"", &ticket, START + 37 * HOUR), None);
+        }
+    }
+
+    #[test]
+    fn a_ticket_lives_as_long_as_clients_are_told() {
+        for tickets in [tickets(&[]), tickets(&[1])] {
+            let last_moment = tickets.keys.load().period_end - 1;
+            let ticket = tickets.seal(b"", b"state", last_moment).unwrap();
+            let later = last_moment + u64::from(LIFETIME_SECONDS);
+            assert!(tickets.open(b"", &ticket, later).is_some());
+        }
+    }
+
+    #[test]
+    fn keys_change_with_the_period() {
+        let tickets = tickets(&[]);
+        let name = |now| tickets.seal(b"", b"", now).unwrap()[..NAME_BYTES].to_vec();
+        let first = name(START);
+        assert_eq!(name(START + 11 * HOUR), first);
+        assert_ne!(name(START + 13 * HOUR), first);
+        assert!(tickets.keys.load().accepted.len() <= 3);
+    }
+
+    #[test]
+    fn what_is_no_ticket_of_ours_opens_nothing() {
+        let tickets = tickets(&[]);
+        let good = tickets.seal(b"", b"state", START).unwrap();
+        assert_eq!(tickets.open(b"other policy", &good, START), None);
+        for length in 0..good.len() {
+            assert_eq!(tickets.open(b"", &good[..length], START), None);
+        }
+        for at in 0..good.len() {
+            let mut bent = good.clone();
+            bent[at] ^= 1;
+            assert_eq!(tickets.open(b"", &bent, START), None);
+        }
+        assert_eq!(tickets.open(b"", &vec![0; TICKET_BYTES_MAX + 1], START), None);
+        assert!(!good.windows(5).any(|window| window == b"state"));
+    }
+
+    #[test]
+    fn secrets_are_handed_over_line_by_line() {
+        let [old, new] = [tickets(&[1]), tickets(&[2, 1])];
+        let from_old = old.seal(b"", b"state", START).unwrap();
+        let from_new = new.seal(b"", b"state", START).unwrap();
+        assert!(new.open(b"", &from_old, START).is_some());
+        assert!(old.open(b"", &from_new, START).is_none());
+        let removed = Tickets::new(vec![secret(2)], Some(&new), START).unwrap();
+        assert!(removed.open(b"", &from_old, START).is_none());
+    }
+
+    #[test]
+    fn random_keys_still_open_when_secrets_take_over() {
+        let random = tickets(&[]);
+        let ticket = random.seal(b"", b"state", START).unwrap();
+        let shared = Tickets::new(vec![secret(1)], Some(&random), START + 1).unwrap();
+        assert!(shared.open(b"", &ticket, START + 1).is_some());
+    }
+
+    #[test]
+    fn an_edge_whose_clock_is_ahead_is_understood() {
+        let [behind, ahead] = [tickets(&[1]), tickets(&[1])];
+        let next_period = START / PERIOD_SECONDS * PERIOD_SECONDS + PERIOD_SECONDS;
+        let ticket = ahead.seal(b"", b"state", next_period + 5).unwrap();
+        assert!(behind.open(b"", &ticket, next_period - 5).is_some());
+    }
+}

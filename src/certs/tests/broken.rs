@@ -5,6 +5,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use rcgen::{ExtendedKeyUsagePurpose, KeyPair};
 
+use super::super::chain::Interner;
+use super::super::folder::Folder;
+use super::super::read::{KeyCheck, Reader};
 use super::{AUTHORITY, Certs, Issued, issue, names, order, told};
 
 /// One good certificate beside a broken one: the good one is served, the broken one is absent, and
@@ -411,4 +414,21 @@ fn many_warnings_of_a_kind_are_counted_not_listed() {
     let loaded = certs.load(None);
     assert_eq!(loaded.problems.len(), 101);
     assert!(loaded.problems[100].what.starts_with("50 more certificates"));
+}
+
+#[test]
+fn a_damaged_key_that_only_its_use_shows_is_refused_then() {
+    let issued = issue(&["a.example"]);
+    let mut lines: Vec<String> = issued.key.lines().map(str::to_owned).collect();
+    lines[1].replace_range(52..60, "AAAAAAAA");
+    let certs = Certs::new();
+    certs.put("a", &issued);
+    certs.write("a/privkey.pem", lines.join("\n"));
+    let folder = Folder::open(&certs.settings.directory).unwrap();
+    let entry = folder.list().unwrap().entries.remove(0);
+    let files = folder.read(&entry).unwrap().unwrap();
+    let reader = Reader { interner: &Interner::default(), key_check: KeyCheck::AtUse, now: 0 };
+    let certificate = reader.certificate(&entry, &files, [0; 32]).unwrap();
+    assert!(certificate.certified_key().is_none());
+    assert!(certificate.certified_key().is_none());
 }
