@@ -11,6 +11,7 @@ pub mod timers;
 
 pub mod queue;
 pub mod screen;
+pub mod sizing;
 
 pub mod accesslog;
 pub mod certs;
