@@ -15,6 +15,7 @@ pub mod sizing;
 
 pub mod accesslog;
 pub mod certs;
+pub mod findings;
 pub mod metrics;
 pub mod sites;
 
