@@ -23,4 +23,6 @@ pub mod admission;
 pub mod config;
 pub mod listener;
 
+pub mod load;
+
 pub mod cli;

@@ -3,6 +3,7 @@
 //! Messages for people go to standard error, results to standard output.
 
 mod check;
+mod load;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,6 +28,8 @@ struct Cli {
 enum Command {
     /// Verify everything that a start or a reload would, and change nothing
     Check(check::Arguments),
+    /// Load a server in an open loop and report what its visitors would have seen
+    Load(load::Arguments),
 }
 
 /// `-c FILE`.
@@ -50,5 +53,6 @@ impl ConfigFile {
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Check(arguments) => check::run(&arguments),
+        Command::Load(arguments) => load::run(&arguments),
     }
 }

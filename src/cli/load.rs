@@ -1,0 +1,224 @@
+//! `sluss load`: arguments → plan, live figures while it runs, the report in the form asked for.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::load::hosts::Hosts;
+use crate::load::outcome::Family;
+use crate::load::report::Report;
+use crate::load::target::{Target, Url};
+use crate::load::trust::Trust;
+use crate::load::{Live, Plan, Traffic, table};
+
+mod traffic;
+
+use traffic::Written;
+
+/// Longer runs are a mistake more often than a wish.
+const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Arrivals of all traffics together.
+const ARRIVALS_MAX: f64 = 1e9;
+
+/// The arguments of `sluss load`.
+#[derive(Args, Debug)]
+#[command(after_long_help = traffic::HELP)]
+pub struct Arguments {
+    /// What to load: https://HOST[:PORT][/PATH]
+    url: String,
+    /// Arrivals a second, for all traffics that name no rate of their own
+    #[arg(long, default_value_t = 100.0)]
+    rate: f64,
+    /// How long arrivals come
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    duration: Duration,
+    /// constant, poisson, ramp:FROM:TO, step:FROM:TO:STEPS or burst:SIZE:EVERY
+    #[arg(long, default_value = "poisson")]
+    arrivals: String,
+    /// One kind of traffic, as KEY=VALUE,...; may be repeated, see below
+    #[arg(long, value_name = "KEY=VALUE,...", default_value = "kind=requests")]
+    traffic: Vec<String>,
+    /// Hosts to ask for, one a line, each with a weight if it is not 1
+    #[arg(long, value_name = "FILE")]
+    hosts: Option<PathBuf>,
+    /// Weigh the hosts by their place in the file: the n-th by 1/n^S
+    #[arg(long, value_name = "S", requires = "hosts")]
+    zipf: Option<f64>,
+    /// Connect here, whatever names are asked for
+    #[arg(long, value_name = "HOST:PORT")]
+    connect: Option<String>,
+    /// Believe the authorities in this PEM file
+    #[arg(long, value_name = "FILE")]
+    cacert: Option<PathBuf>,
+    /// Believe every certificate
+    #[arg(long, conflicts_with = "cacert")]
+    insecure: bool,
+    /// The same seed offers the same schedule
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Work under way at once in each traffic; what is due beyond is counted as not sent
+    #[arg(long, value_name = "COUNT", default_value_t = 20_000)]
+    in_flight: usize,
+    /// Repeats the name of a target that is not loopback: a load test of another's is an attack
+    #[arg(long, value_name = "NAME")]
+    i_own_this_host: Option<String>,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the load and prints its report: 0 where it ran, 1 where it could not.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    match load(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sluss load: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn load(arguments: &Arguments) -> Result<()> {
+    let plan = plan(arguments)?;
+    let progress = Progress::new(&plan);
+    let report = crate::load::run(&plan, |lives, elapsed| progress.show(lives, elapsed))?;
+    progress.clear();
+    print(&report, arguments)
+}
+
+fn print(report: &Report, arguments: &Arguments) -> Result<()> {
+    let text = if arguments.json {
+        serde_json::to_string_pretty(report)? + "\n"
+    } else {
+        table::text(report)
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write the report")
+}
+
+fn plan(arguments: &Arguments) -> Result<Plan> {
+    let url = Url::parse(&arguments.url)?;
+    let duration = arguments.duration;
+    if duration.is_zero() || duration > DURATION_MAX {
+        bail!("--duration must be longer than zero and at most a day");
+    }
+    let hosts = match &arguments.hosts {
+        Some(file) => read_hosts(file, arguments.zipf)?,
+        None => Hosts::single(url.host.clone()),
+    };
+    let usual = traffic::Usual {
+        rate: arguments.rate,
+        arrivals: &arguments.arrivals,
+        duration,
+        hosts: &hosts,
+        path: &url.path,
+    };
+    let traffics: Vec<Traffic> = arguments
+        .traffic
+        .iter()
+        .map(|text| {
+            Written::parse(text)
+                .and_then(|written| written.resolve(&usual))
+                .with_context(|| format!("--traffic '{text}'"))
+        })
+        .collect::<Result<_>>()?;
+    let expected: f64 =
+        traffics.iter().map(|traffic| traffic.arrivals.expected(traffic.length)).sum();
+    if expected > ARRIVALS_MAX {
+        bail!("{expected:.0} arrivals are more than a run may have ({ARRIVALS_MAX:.0})");
+    }
+    let target =
+        Target::find(url, arguments.connect.as_deref(), arguments.i_own_this_host.as_deref())?;
+    let trust = match (&arguments.cacert, arguments.insecure) {
+        (Some(file), _) => Trust::Authorities(file.clone()),
+        (None, true) => Trust::Nobody,
+        (None, false) => Trust::System,
+    };
+    Ok(Plan {
+        target,
+        traffics,
+        duration,
+        seed: arguments.seed,
+        trust,
+        in_flight_max: arguments.in_flight,
+    })
+}
+
+fn read_hosts(file: &Path, zipf: Option<f64>) -> Result<Hosts> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read the hosts in {}", file.display()))?;
+    Hosts::parse(&text, zipf).with_context(|| file.display().to_string())
+}
+
+/// The live figures on a terminal's standard error; nothing elsewhere.
+struct Progress {
+    bar: ProgressBar,
+    names: Vec<String>,
+    seen: std::cell::RefCell<Vec<Seen>>,
+}
+
+/// A traffic's figures at the last look.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    at: Duration,
+    offered: u64,
+    ended: [u64; Family::ALL.len()],
+    latency: Duration,
+}
+
+impl Progress {
+    fn new(plan: &Plan) -> Progress {
+        let bar = if std::io::stderr().is_terminal() {
+            ProgressBar::new(plan.duration.as_millis().try_into().unwrap_or(u64::MAX))
+        } else {
+            ProgressBar::hidden()
+        };
+        let style = ProgressStyle::with_template("{bar:30} {percent:>3} %{msg}")
+            .expect("the template is a constant");
+        bar.set_style(style);
+        let names = plan.traffics.iter().map(|traffic| traffic.name.clone()).collect();
+        let seen = vec![Seen::default(); plan.traffics.len()].into();
+        Progress { bar, names, seen }
+    }
+
+    fn show(&self, lives: &[Arc<Live>], elapsed: Duration) {
+        let mut message = String::new();
+        let mut seen = self.seen.borrow_mut();
+        for ((live, name), seen) in lives.iter().zip(&self.names).zip(seen.iter_mut()) {
+            let now = Seen {
+                at: elapsed,
+                offered: live.offered(),
+                ended: Family::ALL.map(|family| live.ended(family)),
+                latency: live.latency_sum(),
+            };
+            message.push_str("\n  ");
+            message.push_str(&live_line(name, seen, &now));
+            *seen = now;
+        }
+        self.bar.set_position(elapsed.as_millis().try_into().unwrap_or(u64::MAX));
+        self.bar.set_message(message);
+    }
+
+    fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn live_line(name: &str, before: &Seen, now: &Seen) -> String {
+    let seconds = now.at.saturating_sub(before.at).as_secs_f64().max(1e-3);
+    let a_second = |now: u64, before: u64| (now - before) as f64 / seconds;
+    let [done, refused, timed_out, failed] =
+        std::array::from_fn(|family| a_second(now.ended[family], before.ended[family]));
+    let finished = now.ended[0] - before.ended[0];
+    let mean = (now.latency - before.latency).as_secs_f64() * 1000.0 / finished.max(1) as f64;
+    format!(
+        "{name:<14} offered {:>6.0}/s  done {done:>6.0}/s  refused {refused:>6.0}/s  \
+         timed out {timed_out:>5.0}/s  failed {failed:>5.0}/s  mean {mean:.1} ms",
+        a_second(now.offered, before.offered)
+    )
+}

@@ -1,0 +1,202 @@
+//! What the tasks of one generator thread share: the clock, the figures, the bound on work in
+//! flight.
+//!
+//! The tally stands behind a mutex that only this thread's tasks take, never across an await, so
+//! it is never contended.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::load::answer::{Answer, Body};
+use crate::load::connect::{Clock, Failure, Route, timed_out};
+use crate::load::outcome::{Fact, Outcome, Span, Times};
+use crate::load::tally::Tally;
+use crate::load::{Live, Traffic, h1};
+
+/// One piece of work that is due.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// When, from the start of the run.
+    pub due: Duration,
+    /// Index into the traffic's hosts.
+    pub host: usize,
+}
+
+/// What became of an arrival so far; written as it goes, so that nothing is lost when its client
+/// loses patience.
+#[derive(Clone, Debug, Default)]
+pub struct Visit {
+    /// Index into the traffic's hosts.
+    pub host: usize,
+    /// Stages reached.
+    pub times: Times,
+    /// The answer's status.
+    pub status: Option<u16>,
+    /// Body bytes.
+    pub bytes: u64,
+    /// Whether the TLS session was resumed.
+    pub resumed: bool,
+}
+
+impl Visit {
+    /// Nothing yet.
+    pub fn new(arrival: Arrival) -> Visit {
+        Visit {
+            host: arrival.host,
+            times: Times { scheduled: arrival.due, ..Times::default() },
+            ..Visit::default()
+        }
+    }
+}
+
+/// One generator thread's part of a traffic.
+#[derive(Debug)]
+pub struct Lane {
+    /// The traffic.
+    pub traffic: Arc<Traffic>,
+    /// Where its connections go.
+    pub route: Arc<Route>,
+    /// The run's time.
+    pub clock: Clock,
+    /// By host index: the request, ready to be sent.
+    pub requests: Vec<Vec<u8>>,
+    /// By host index: what a body must hold.
+    expected: Option<Vec<String>>,
+    tally: Mutex<Tally>,
+    live: Arc<Live>,
+    in_flight: AtomicUsize,
+    drained: Notify,
+}
+
+impl Lane {
+    /// A lane in which nothing has happened; `port_suffix` ends the Host fields.
+    pub fn new(
+        traffic: Arc<Traffic>,
+        route: Arc<Route>,
+        port_suffix: &str,
+        clock: Clock,
+        (tally, live): (Tally, Arc<Live>),
+    ) -> Lane {
+        let names = traffic.hosts.names();
+        let requests = names
+            .iter()
+            .map(|name| h1::request(&format!("{name}{port_suffix}"), &traffic.path))
+            .collect();
+        let expected = traffic
+            .expect
+            .as_ref()
+            .map(|text| names.iter().map(|name| text.replace("{host}", name.as_str())).collect());
+        Lane {
+            requests,
+            expected,
+            traffic,
+            route,
+            clock,
+            tally: Mutex::new(tally),
+            live,
+            in_flight: AtomicUsize::new(0),
+            drained: Notify::new(),
+        }
+    }
+
+    /// Begins one piece of work; says how much is now in flight.
+    pub fn begin(&self) -> usize {
+        self.live.offered.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Counts by how much later than due the generator took an arrival up.
+    pub fn taken_up(&self, arrival: Arrival) {
+        self.tally().late(self.clock.now().saturating_sub(arrival.due));
+    }
+
+    /// Counts a connection made anew.
+    pub fn reconnected(&self) {
+        self.tally().reconnected();
+    }
+
+    /// When the client of work that was due then loses patience.
+    pub fn deadline(&self, due: Duration) -> Instant {
+        Instant::from_std(self.clock.0 + due + self.traffic.patience)
+    }
+
+    /// Waits for the work's end until its client loses patience, and counts it.
+    pub async fn see_through(
+        &self,
+        mut visit: Visit,
+        work: impl AsyncFnOnce(&mut Visit) -> Result<Outcome, Failure>,
+    ) -> Outcome {
+        let deadline = self.deadline(visit.times.scheduled);
+        let ended = tokio::time::timeout_at(deadline, work(&mut visit)).await;
+        let result = match ended {
+            Ok(result) => result,
+            Err(_) => Err(Failure::plain(timed_out(&visit.times))),
+        };
+        self.end(visit, result)
+    }
+
+    /// Counts an end, and gives back its outcome.
+    pub fn end(&self, mut visit: Visit, result: Result<Outcome, Failure>) -> Outcome {
+        visit.times.done = self.clock.now();
+        let (outcome, note) = match result {
+            Ok(outcome) => (outcome, None),
+            Err(failure) => (failure.outcome, failure.note),
+        };
+        self.live.ended[outcome.family() as usize].fetch_add(1, Ordering::Relaxed);
+        if let (Outcome::Completed, Some(total)) = (outcome, Span::Total.of(&visit.times)) {
+            let microseconds = u64::try_from(total.as_micros()).unwrap_or(u64::MAX);
+            self.live.microseconds.fetch_add(microseconds, Ordering::Relaxed);
+        }
+        self.tally().record(Fact {
+            host: visit.host,
+            times: visit.times,
+            outcome,
+            status: visit.status,
+            bytes: visit.bytes,
+            resumed: visit.resumed,
+            note,
+        });
+        if self.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.drained.notify_one();
+        }
+        outcome
+    }
+
+    /// Waits until nothing is in flight.
+    pub async fn drain(&self) {
+        while self.in_flight.load(Ordering::Relaxed) > 0 {
+            self.drained.notified().await;
+        }
+    }
+
+    /// The figures so far.
+    pub fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether somebody wants to look into bodies.
+    pub fn body(&self) -> Body {
+        if self.expected.is_some() { Body::Keep } else { Body::Count }
+    }
+
+    /// What a whole answer means.
+    pub fn judge(&self, visit: &mut Visit, answer: &Answer) -> Outcome {
+        visit.status = Some(answer.status);
+        visit.bytes += answer.bytes;
+        if answer.status == 503 {
+            return Outcome::RefusedStatus;
+        }
+        if answer.status >= 400 {
+            return Outcome::WrongStatus;
+        }
+        let Some(expected) = &self.expected else { return Outcome::Completed };
+        match memchr::memmem::find(&answer.kept, expected[visit.host].as_bytes()) {
+            Some(_) => Outcome::Completed,
+            None => Outcome::WrongBody,
+        }
+    }
+}
