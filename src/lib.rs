@@ -11,17 +11,16 @@ pub mod timers;
 
 pub mod queue;
 pub mod screen;
-pub mod sizing;
 
 pub mod accesslog;
 pub mod certs;
-pub mod findings;
 pub mod metrics;
 pub mod sites;
 
 pub mod admission;
 pub mod config;
 pub mod listener;
+pub mod upstream;
 
 pub mod load;
 

@@ -65,6 +65,8 @@ pub struct EndpointSpec {
     pub protocol: Protocol,
     /// The name for SNI and certificate verification over TLS.
     pub tls_name: Option<String>,
+    /// PEM file of the authorities its certificate must come from; `None` is the system's.
+    pub ca: Option<PathBuf>,
     /// Share of the load, from 1.
     pub weight: u32,
     /// Used only while no other endpoint can be.

@@ -168,6 +168,14 @@ impl Deadline {
         Poll::Pending
     }
 
+    /// Disarms it and lets go of the task that waited last: for an owner that goes idle, which must
+    /// not keep a finished task in memory.
+    pub fn rest(&self) {
+        let slot = &mut self.timers.slots.borrow_mut()[self.key];
+        slot.due = None;
+        slot.waker = None;
+    }
+
     /// Runs `work` under the deadline. *Cancel safety*: that of `work`; the deadline stays armed.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ const SCHEMES: &[(&str, Protocol, u16)] = &[
 ];
 
 /// Reads `http://HOST:PORT`, `https://…`, `h2c://…`, `h2://…` or `unix:PATH`, the path being
-/// relative to `folder`. Weight and backup are the caller's to set.
+/// relative to `folder`. Weight, backup and `ca` are the caller's to set.
 ///
 /// # Errors
 /// A sentence on what is wrong with it.
@@ -47,7 +47,15 @@ pub fn parse(url: &str, folder: &Path) -> Result<EndpointSpec, String> {
 }
 
 fn spec(url: &str, address: Address, protocol: Protocol, tls_name: Option<String>) -> EndpointSpec {
-    EndpointSpec { url: url.to_string(), address, protocol, tls_name, weight: 1, backup: false }
+    EndpointSpec {
+        url: url.to_string(),
+        address,
+        protocol,
+        tls_name,
+        ca: None,
+        weight: 1,
+        backup: false,
+    }
 }
 
 fn host_and_port(authority: &str, default: u16) -> Result<(&str, u16), String> {

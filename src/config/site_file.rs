@@ -15,7 +15,9 @@ use super::screening::Headers;
 use super::walk::{Document, Section, Table, Value};
 use crate::names::{CustomerId, HostPattern, Hostname, SiteId};
 use crate::problem::Problem;
-use crate::sites::{Balance, Class, EndpointSpec, HealthCheck, PriorityRule, Site, SiteLimits};
+use crate::sites::{
+    Balance, Class, EndpointSpec, HealthCheck, PriorityRule, Protocol, Site, SiteLimits,
+};
 use crate::sites::{SiteTls, TlsVersion, UpstreamSpec};
 
 /// Every key of a site's file.
@@ -39,7 +41,7 @@ pub const KEYS: &[Section] = &[
             "tls",
         ],
     },
-    Section { name: "upstreams", keys: &["url", "weight", "backup"] },
+    Section { name: "upstreams", keys: &["url", "weight", "backup", "ca"] },
     Section { name: "health", keys: &["path", "interval", "healthy", "unhealthy", "timeout"] },
     Section { name: "priority", keys: &["path", "class"] },
     Section {
@@ -188,7 +190,15 @@ fn read_upstream(item: &Value<'_>, folder: &Path) -> Option<EndpointSpec> {
     let endpoint = url.parse(expected, |text| endpoint::parse(text, folder))?;
     let weight = clamp_u32(table.integer("weight", 1..=WEIGHT_MAX, 1));
     let backup = table.value("backup").and_then(|value| value.boolean()).unwrap_or(false);
-    Some(EndpointSpec { weight, backup, ..endpoint })
+    let ca = table.text("ca").map(|(value, written)| {
+        let path = table.relative(written);
+        expect_file(&value, &path);
+        if !matches!(endpoint.protocol, Protocol::Http1Tls | Protocol::Http2Tls) {
+            value.warning("without TLS nobody is verified".to_string(), "write https:// or h2://");
+        }
+        path
+    });
+    Some(EndpointSpec { weight, backup, ca, ..endpoint })
 }
 
 fn read_balance(root: &Table<'_>) -> Balance {
