@@ -13,6 +13,7 @@ pub mod queue;
 pub mod screen;
 
 pub mod accesslog;
+pub mod alarms;
 pub mod certs;
 pub mod metrics;
 pub mod sites;

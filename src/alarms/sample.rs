@@ -1,0 +1,251 @@
+//! What a second's look at the edge shows, and which alarms' causes are in it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::{Alarm, readable};
+
+/// A queue that let nothing out for this long stands still.
+const STALL: Duration = Duration::from_secs(10);
+
+/// Refusals are judged over this window.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Refusals in the window from which on they are an alarm: a few are one impatient scanner.
+const REFUSALS_MIN: u64 = 5;
+
+/// A certificate that ends sooner is an alarm: certbot renews 30 days ahead, so it failed for more
+/// than a week.
+const EXPIRING_SECONDS: i64 = 21 * 24 * 60 * 60;
+
+/// The share of descriptors or memory from which on it is an alarm, in percent.
+const RESOURCE_PERCENT: u64 = 90;
+
+/// The edge at one moment. Counters are since the start.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    /// The kernel's accept queues.
+    pub accept_queues: Vec<AcceptQueue>,
+    /// `ListenOverflows` of the network namespace.
+    pub listen_overflows: u64,
+    /// The handshake queue, and each site's request queue in which something waits.
+    pub queues: Vec<QueueSample>,
+    /// `queues.age_alarm`.
+    pub age_alarm: Duration,
+    /// Handshakes that the queue refused or gave up.
+    pub handshakes_refused: u64,
+    /// Requests that a queue refused or gave up.
+    pub requests_refused: u64,
+    /// Sites without a usable endpoint, and what their last failure was.
+    pub sites_down: Vec<(String, String)>,
+    /// Certificates at their last good version, and why.
+    pub certificates_kept: Vec<(String, String)>,
+    /// Certificates and their end, Unix seconds.
+    pub certificates: Vec<(String, i64)>,
+    /// Why the last reload was refused.
+    pub reload_refused: Option<String>,
+    /// Parts, other than certificates, that the last reload left at their last good version.
+    pub parts_kept: Vec<String>,
+    /// How the machine differs from the one `queues.toml` was measured on.
+    pub machine_differs: Option<String>,
+    /// Open descriptors and their bound.
+    pub descriptors: (u64, u64),
+    /// Memory in use and its bound, bytes; no bound is 0.
+    pub memory: (u64, u64),
+    /// How the access log does.
+    pub access_log: AccessLogHealth,
+}
+
+/// One listening socket's accept queue.
+#[derive(Clone, Debug)]
+pub struct AcceptQueue {
+    /// Its address.
+    pub listener: String,
+    /// Connections that wait.
+    pub length: u64,
+    /// How many may.
+    pub limit: u64,
+}
+
+/// One queue.
+#[derive(Clone, Debug)]
+pub struct QueueSample {
+    /// `handshake` or `request`.
+    pub queue: &'static str,
+    /// The site, for a request queue.
+    pub site: Option<String>,
+    /// Waiting entries.
+    pub depth: u64,
+    /// Age of the oldest.
+    pub oldest: Duration,
+    /// Entries let out since the start.
+    pub admitted: u64,
+}
+
+/// How the access log does.
+#[derive(Clone, Debug, Default)]
+pub struct AccessLogHealth {
+    /// Why it cannot be written now.
+    pub failure: Option<String>,
+    /// Lines lost since the start.
+    pub dropped: u64,
+}
+
+/// One alarm's cause, seen now.
+pub(super) struct Condition {
+    pub(super) alarm: Alarm,
+    pub(super) subject: String,
+    pub(super) site: Option<String>,
+    pub(super) detail: String,
+}
+
+/// What the conditions remember.
+#[derive(Default)]
+pub(super) struct Memory {
+    overflows: Option<u64>,
+    dropped: Option<u64>,
+    /// Queues with entries, what they had let out when that last changed, and when that was.
+    moved: BTreeMap<(&'static str, Option<String>), (u64, Instant)>,
+    refusals: VecDeque<(Instant, u64, u64)>,
+}
+
+/// All causes in the sample.
+pub(super) fn conditions(
+    memory: &mut Memory,
+    now: Instant,
+    now_unix: i64,
+    sample: &Sample,
+) -> Vec<Condition> {
+    let mut found = Vec::new();
+    accept(&mut found, memory, sample);
+    queues(&mut found, memory, now, sample);
+    refusals(&mut found, memory, now, sample);
+    for (site, failure) in &sample.sites_down {
+        let detail = format!("no endpoint can be used; last failure: {failure}");
+        found.push(about_site(Alarm::UpstreamsDown, site, site, detail));
+    }
+    certificates(&mut found, now_unix, sample);
+    configuration(&mut found, sample);
+    resources(&mut found, memory, sample);
+    found
+}
+
+fn about(alarm: Alarm, subject: &str, detail: String) -> Condition {
+    Condition { alarm, subject: subject.to_owned(), site: None, detail }
+}
+
+fn about_site(alarm: Alarm, subject: &str, site: &str, detail: String) -> Condition {
+    Condition { alarm, subject: subject.to_owned(), site: Some(site.to_owned()), detail }
+}
+
+fn accept(found: &mut Vec<Condition>, memory: &mut Memory, sample: &Sample) {
+    for queue in &sample.accept_queues {
+        if queue.length * 2 > queue.limit {
+            let detail = format!("{} of {} places taken", queue.length, queue.limit);
+            found.push(about(Alarm::AcceptQueue, &queue.listener, detail));
+        }
+    }
+    // What was counted before the edge started is not its doing.
+    let before = memory.overflows.replace(sample.listen_overflows);
+    let new = sample.listen_overflows.saturating_sub(before.unwrap_or(sample.listen_overflows));
+    if new > 0 {
+        let detail = format!("{new} new connections dropped in the last second");
+        found.push(about(Alarm::AcceptOverflow, "", detail));
+    }
+}
+
+fn queues(found: &mut Vec<Condition>, memory: &mut Memory, now: Instant, sample: &Sample) {
+    let mut moved = BTreeMap::new();
+    for queue in sample.queues.iter().filter(|queue| queue.depth > 0) {
+        let subject = queue.site.as_deref().unwrap_or(queue.queue);
+        let condition = |alarm, detail| match &queue.site {
+            Some(site) => about_site(alarm, subject, site, detail),
+            None => about(alarm, subject, detail),
+        };
+        if queue.oldest > sample.age_alarm {
+            let (depth, oldest) = (queue.depth, readable(queue.oldest));
+            let detail = format!("{} queue: {depth} wait, the oldest for {oldest}", queue.queue);
+            found.push(condition(Alarm::QueueAge, detail));
+        }
+        let key = (queue.queue, queue.site.clone());
+        let known = memory.moved.get(&key).filter(|(admitted, _)| *admitted == queue.admitted);
+        let since = known.map_or(now, |(_, since)| *since);
+        if now.duration_since(since) >= STALL {
+            let still = readable(now.duration_since(since));
+            let detail =
+                format!("{} queue: {} wait, none let out for {still}", queue.queue, queue.depth);
+            found.push(condition(Alarm::QueueStalled, detail));
+        }
+        moved.insert(key, (queue.admitted, since));
+    }
+    memory.moved = moved;
+}
+
+fn refusals(found: &mut Vec<Condition>, memory: &mut Memory, now: Instant, sample: &Sample) {
+    let past = &mut memory.refusals;
+    past.push_back((now, sample.handshakes_refused, sample.requests_refused));
+    while past.len() > 1 && now.duration_since(past[0].0) > WINDOW {
+        past.pop_front();
+    }
+    let (_, handshakes, requests) = past[0];
+    let handshakes = sample.handshakes_refused.saturating_sub(handshakes);
+    if handshakes >= REFUSALS_MIN {
+        let detail = format!("{handshakes} handshakes refused in ten seconds");
+        found.push(about(Alarm::HandshakesRefused, "", detail));
+    }
+    let requests = sample.requests_refused.saturating_sub(requests);
+    if requests >= REFUSALS_MIN {
+        let detail = format!("{requests} requests refused in ten seconds");
+        found.push(about(Alarm::RequestsRefused, "", detail));
+    }
+}
+
+fn certificates(found: &mut Vec<Condition>, now_unix: i64, sample: &Sample) {
+    for (name, why) in &sample.certificates_kept {
+        found.push(about(Alarm::CertificateKept, name, why.clone()));
+    }
+    for (name, end) in &sample.certificates {
+        let left = end - now_unix;
+        let readable = readable(Duration::from_secs(left.unsigned_abs()));
+        if left <= 0 {
+            let detail = format!("expired {readable} ago");
+            found.push(about(Alarm::CertificateExpired, name, detail));
+        } else if left < EXPIRING_SECONDS {
+            let detail = format!("expires in {readable}");
+            found.push(about(Alarm::CertificateExpiring, name, detail));
+        }
+    }
+}
+
+fn configuration(found: &mut Vec<Condition>, sample: &Sample) {
+    if let Some(why) = &sample.reload_refused {
+        found.push(about(Alarm::ReloadRefused, "", why.clone()));
+    }
+    for part in &sample.parts_kept {
+        let detail = "stays at its last good version".to_owned();
+        found.push(about(Alarm::ReloadPartial, part, detail));
+    }
+    if let Some(how) = &sample.machine_differs {
+        found.push(about(Alarm::MachineDiffers, "", how.clone()));
+    }
+}
+
+fn resources(found: &mut Vec<Condition>, memory: &mut Memory, sample: &Sample) {
+    let mut near = |alarm, (used, bound): (u64, u64), what: &str| {
+        if bound > 0 && used.saturating_mul(100) >= bound.saturating_mul(RESOURCE_PERCENT) {
+            found.push(about(alarm, "", format!("{used} of {bound} {what} in use")));
+        }
+    };
+    near(Alarm::Descriptors, sample.descriptors, "descriptors");
+    near(Alarm::Memory, sample.memory, "bytes");
+    let log = &sample.access_log;
+    let before = memory.dropped.replace(log.dropped).unwrap_or(0);
+    let dropped = log.dropped.saturating_sub(before);
+    if let Some(failure) = &log.failure {
+        let detail = format!("{failure}; {} lines lost so far", log.dropped);
+        found.push(about(Alarm::AccessLog, "", detail));
+    } else if dropped > 0 {
+        let detail = format!("{dropped} lines dropped in the last second: the device is too slow");
+        found.push(about(Alarm::AccessLog, "", detail));
+    }
+}
