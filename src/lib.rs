@@ -23,6 +23,8 @@ pub mod config;
 pub mod listener;
 pub mod upstream;
 
+pub mod admin;
+
 pub mod load;
 
 pub mod cli;

@@ -32,7 +32,7 @@ pub enum Alarm {
     /// The last reload was refused.
     ReloadRefused,
     /// The last reload left parts at their last good version.
-    ReloadPartial,
+    ReloadPartly,
     /// The machine is not the one that `queues.toml` was measured on.
     MachineDiffers,
     /// File descriptors are nearly used up.
@@ -73,7 +73,7 @@ impl Alarm {
         Alarm::CertificateExpiring,
         Alarm::CertificateExpired,
         Alarm::ReloadRefused,
-        Alarm::ReloadPartial,
+        Alarm::ReloadPartly,
         Alarm::MachineDiffers,
         Alarm::Descriptors,
         Alarm::Memory,
@@ -94,7 +94,7 @@ impl Alarm {
             Alarm::CertificateExpiring => "certificate-expiring",
             Alarm::CertificateExpired => "certificate-expired",
             Alarm::ReloadRefused => "reload-refused",
-            Alarm::ReloadPartial => "reload-partial",
+            Alarm::ReloadPartly => "reload-partly",
             Alarm::MachineDiffers => "machine-differs",
             Alarm::Descriptors => "descriptors",
             Alarm::Memory => "memory",
@@ -116,7 +116,7 @@ impl Alarm {
             | Alarm::CertificateKept
             | Alarm::CertificateExpiring
             | Alarm::ReloadRefused
-            | Alarm::ReloadPartial
+            | Alarm::ReloadPartly
             | Alarm::MachineDiffers
             | Alarm::Descriptors
             | Alarm::Memory
@@ -139,7 +139,7 @@ impl Alarm {
             | Alarm::CertificateExpiring
             | Alarm::CertificateExpired
             | Alarm::ReloadRefused
-            | Alarm::ReloadPartial
+            | Alarm::ReloadPartly
             | Alarm::MachineDiffers => Duration::ZERO,
             Alarm::Descriptors | Alarm::Memory => HOLD_EVENTS,
         }
@@ -168,7 +168,7 @@ impl Alarm {
             Alarm::CertificateExpiring => "none yet; after the end browsers warn",
             Alarm::CertificateExpired => "browsers warn before they show the site",
             Alarm::ReloadRefused => "none: the old configuration serves on, the change is not live",
-            Alarm::ReloadPartial => {
+            Alarm::ReloadPartly => {
                 "none: the named parts serve on as before, their changes are not live"
             }
             Alarm::MachineDiffers => {
@@ -217,7 +217,7 @@ impl Alarm {
             Alarm::CertificateExpiring => "see why the renewal did not run; then sluss reload",
             Alarm::CertificateExpired => "renew it now, then sluss reload",
             Alarm::ReloadRefused => "run sluss check, mend what it names, then sluss reload",
-            Alarm::ReloadPartial => "run sluss check, mend what it names, then sluss reload",
+            Alarm::ReloadPartly => "run sluss check, mend what it names, then sluss reload",
             Alarm::MachineDiffers => "run sluss size on this machine",
             Alarm::Descriptors => "raise LimitNOFILE (ulimit -n) or lower runtime.max_connections",
             Alarm::Memory => "lower runtime.max_connections, or give the process more memory",

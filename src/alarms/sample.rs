@@ -223,7 +223,7 @@ fn configuration(found: &mut Vec<Condition>, sample: &Sample) {
     }
     for part in &sample.parts_kept {
         let detail = "stays at its last good version".to_owned();
-        found.push(about(Alarm::ReloadPartial, part, detail));
+        found.push(about(Alarm::ReloadPartly, part, detail));
     }
     if let Some(how) = &sample.machine_differs {
         found.push(about(Alarm::MachineDiffers, "", how.clone()));

@@ -203,7 +203,7 @@ pub enum ReloadResult {
     /// All of it is served.
     Applied,
     /// Served, with parts kept at their last good version.
-    Partial,
+    Partly,
     /// Refused; the old snapshot serves on.
     Refused,
 }
@@ -211,13 +211,13 @@ pub enum ReloadResult {
 impl ReloadResult {
     /// All results.
     pub const ALL: &[ReloadResult] =
-        &[ReloadResult::Applied, ReloadResult::Partial, ReloadResult::Refused];
+        &[ReloadResult::Applied, ReloadResult::Partly, ReloadResult::Refused];
 
     /// The word in metrics, log and the admin API.
     pub fn label(self) -> &'static str {
         match self {
             ReloadResult::Applied => "applied",
-            ReloadResult::Partial => "partial",
+            ReloadResult::Partly => "partly",
             ReloadResult::Refused => "refused",
         }
     }

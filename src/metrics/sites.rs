@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::names::SiteId;
 use crate::refusal::Refusal;
@@ -193,7 +193,7 @@ enum Notable {
 }
 
 /// One site as the dashboard's table shows it; rates and percentiles are those of the last tick.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct SiteSummary {
     /// Its name.
     pub site: String,

@@ -1,0 +1,314 @@
+//! The admin listener: metrics, health, API and dashboard, on the control thread.
+//!
+//! It never touches the way of a request: what it shows comes from a [`View`], which the server
+//! fills with the rooms' own snapshots, and from the metrics. Everything is bounded: connections
+//! ([`CONNECTIONS_MAX`]), requests at once, time, request bodies (none is read).
+
+mod data;
+mod page;
+mod routes;
+mod security;
+mod watch;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{fs, io};
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tower::{ServiceBuilder, ServiceExt};
+
+use crate::alarms::{Change, Urgency};
+use crate::config::AdminAddress;
+use crate::config::report::Report;
+use crate::metrics::{Metrics, ProcessSample};
+use crate::names::SiteId;
+
+pub use data::{
+    AccessLogRow, CertificateRow, EndpointRow, FindingExample, FindingRow, Gathered, Health,
+    LatencyRow, ListenerRow, Phase, Point, ProcessRow, QueueNow, QueueRow, RefusalRow, ReloadRow,
+    SiteRow, SitesPage, Status,
+};
+pub use security::{Reach, Security, Token};
+
+use watch::{Look, Watch};
+
+/// Connections at one time: a few browsers with six each, scrapers and commands.
+pub const CONNECTIONS_MAX: usize = 64;
+
+/// Requests at one time.
+const REQUESTS_MAX: usize = 16;
+
+/// For any answer; a reload of 100,000 certificates is the longest.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// For a request head, and between two requests.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often all sites are read for their rates.
+const SITES_EVERY: Duration = Duration::from_secs(10);
+
+/// Sites that are shown before busier ones.
+const NOTABLE_MAX: usize = 50;
+
+/// A reload that runs.
+pub type Reloading = Pin<Box<dyn Future<Output = Report> + Send>>;
+
+/// What the admin pages show, told by the server from the rooms it holds. Methods are called on the
+/// control thread or a blocking thread; none may wait for serving threads.
+pub trait View: Send + Sync + 'static {
+    /// The edge now: once a second and at each scrape.
+    fn gather(&self) -> Gathered;
+    /// All sites, in any order; the summaries come from [`Metrics::sites`].
+    fn sites(&self) -> Vec<SiteRow>;
+    /// All certificates, the soonest to expire first.
+    fn certificates(&self) -> Vec<CertificateRow>;
+    /// What the header rules found, the most frequent first.
+    fn findings(&self) -> Vec<FindingRow>;
+    /// The last reloads, the latest first; at most ten.
+    fn reloads(&self) -> Vec<ReloadRow>;
+    /// Reloads, and tells what came of it.
+    fn reload(&self) -> Reloading;
+}
+
+/// The admin pages' state.
+pub struct Admin {
+    view: Arc<dyn View>,
+    metrics: Arc<Metrics>,
+    security: Security,
+    watch: Mutex<Watch>,
+}
+
+impl Admin {
+    /// The pages over a view, under the listener's rules.
+    pub fn new(view: Arc<dyn View>, metrics: Arc<Metrics>, security: Security) -> Arc<Admin> {
+        Arc::new(Admin { view, metrics, security, watch: Mutex::default() })
+    }
+
+    /// Looks at the edge once a second, for ever: rates, percentiles, alarms and their log lines.
+    /// *Cancel safety*: dropping it stops the looks and loses nothing.
+    pub async fn watch(self: Arc<Admin>) {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut sites_read = Instant::now();
+        loop {
+            tick.tick().await;
+            self.look();
+            if sites_read.elapsed() >= SITES_EVERY {
+                self.metrics.sites_tick(sites_read.elapsed(), &self.notable());
+                sites_read = Instant::now();
+            }
+        }
+    }
+
+    /// One look, as [`Admin::watch`] takes it every second.
+    pub fn look(&self) {
+        let look = Look {
+            at: Instant::now(),
+            unix: unix_now(),
+            gathered: self.view.gather(),
+            totals: self.metrics.totals(),
+            process: ProcessSample::take(),
+        };
+        for change in self.state().take(look) {
+            log_change(&change);
+        }
+    }
+
+    /// `/api/status` without the charts' points.
+    pub fn status(&self) -> Status {
+        self.state().status(unix_now(), None)
+    }
+
+    fn state(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Prometheus' text, with everything as it is now.
+    fn metrics_text(&self) -> String {
+        let alarms = self.state().alarms().counts();
+        let input = watch::scrape_input(self.view.gather(), alarms, ProcessSample::take());
+        self.metrics.render(&input)
+    }
+
+    /// Sites with waiting requests, without endpoints, or with the most findings.
+    fn notable(&self) -> Vec<SiteId> {
+        let gathered = self.view.gather();
+        let mut findings = gathered.findings;
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.count));
+        let waiting = gathered.request_queues.into_iter().map(|(site, _)| site);
+        let down = gathered.sites_down.into_iter().map(|(site, _)| site);
+        let odd = findings.into_iter().map(|finding| finding.site);
+        let ids = waiting.take(NOTABLE_MAX).chain(down.take(NOTABLE_MAX)).chain(odd.take(10));
+        ids.filter_map(|id| SiteId::parse(&id).ok()).collect()
+    }
+}
+
+/// The bound listener.
+pub enum Listener {
+    /// On a TCP address.
+    Tcp(TcpListener),
+    /// On a Unix socket; the file is removed when this is dropped.
+    Unix(UnixListener, SocketFile),
+}
+
+/// A socket's file, which goes with it.
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // A file that is gone already is what was wanted.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl Listener {
+    /// Binds; a Unix socket that nobody listens on any more is replaced.
+    ///
+    /// # Errors
+    /// Where the address is taken or not to be had.
+    pub async fn bind(address: &AdminAddress) -> io::Result<Listener> {
+        match address {
+            AdminAddress::Tcp(address) => Ok(Listener::Tcp(TcpListener::bind(address).await?)),
+            AdminAddress::Unix(path) => {
+                remove_stale(path)?;
+                let listener = UnixListener::bind(path)?;
+                // Owner and group: an operators' group may be set on the folder.
+                fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+                Ok(Listener::Unix(listener, SocketFile(path.clone())))
+            }
+        }
+    }
+
+    /// The real address, as the ready line and the state folder's `admin` file have it.
+    pub fn address(&self) -> String {
+        match self {
+            Listener::Tcp(listener) => {
+                listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string())
+            }
+            Listener::Unix(_, file) => format!("unix:{}", file.0.display()),
+        }
+    }
+
+    /// How it is reached.
+    pub fn reach(&self) -> Reach {
+        match self {
+            Listener::Tcp(_) => Reach::Tcp,
+            Listener::Unix(..) => Reach::Unix,
+        }
+    }
+}
+
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket());
+    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+        return fs::remove_file(path);
+    }
+    Ok(())
+}
+
+/// Answers on the listener, for ever. *Cancel safety*: dropping it closes the listener; requests
+/// in flight end with the runtime.
+pub async fn serve(listener: Listener, admin: Arc<Admin>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let accepted = match &listener {
+            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                let _ = stream.set_nodelay(true);
+                Connection::Tcp(stream)
+            }),
+            Listener::Unix(listener, _) => {
+                listener.accept().await.map(|(stream, _)| Connection::Unix(stream))
+            }
+        };
+        let Ok(connection) = accepted else {
+            // Out of descriptors, mostly: that passes.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let (admin, requests) = (admin.clone(), requests.clone());
+        tokio::spawn(async move {
+            match connection {
+                Connection::Tcp(stream) => converse(TokioIo::new(stream), admin, requests).await,
+                Connection::Unix(stream) => converse(TokioIo::new(stream), admin, requests).await,
+            }
+            drop(place);
+        });
+    }
+}
+
+enum Connection {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+/// One connection: the stages around each answer are tower's.
+async fn converse<I>(io: I, admin: Arc<Admin>, requests: Arc<Semaphore>)
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+{
+    let service = ServiceBuilder::new()
+        .timeout(ANSWER_TIMEOUT)
+        .layer(tower::limit::GlobalConcurrencyLimitLayer::with_semaphore(requests))
+        .service_fn(move |request: routes::Request| {
+            let admin = admin.clone();
+            async move { Ok::<_, Infallible>(routes::answer(&admin, request).await) }
+        });
+    let service = hyper::service::service_fn(move |request: routes::Request| {
+        let answer = service.clone().oneshot(request);
+        async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(routes::late)) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(64 * 1024)
+        .serve_connection(io, service);
+    // What a client of the admin pages does wrong is its own affair.
+    let _ = served.await;
+}
+
+fn log_change(change: &Change) {
+    let (word, standing) = match change {
+        Change::Raised(standing) => ("raised", standing),
+        Change::Cleared(standing) => ("cleared", standing),
+    };
+    let (alarm, subject, detail) = (&standing.alarm, &standing.subject, &standing.detail);
+    match (change, standing.urgency) {
+        (Change::Raised(_), Urgency::Critical) => tracing::error!(
+            alarm,
+            subject,
+            detail,
+            meaning = standing.meaning,
+            remedy = standing.remedy,
+            "alarm {word}"
+        ),
+        (Change::Raised(_), Urgency::Warning) => tracing::warn!(
+            alarm,
+            subject,
+            detail,
+            meaning = standing.meaning,
+            remedy = standing.remedy,
+            "alarm {word}"
+        ),
+        (Change::Cleared(_), _) => {
+            tracing::info!(alarm, subject, since_unix = standing.since_unix, "alarm {word}");
+        }
+    }
+}
+
+fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;
