@@ -141,6 +141,9 @@ fn upgrade(
 /// Whether the client waits for 100 (Continue).
 fn expects(text: &[u8], field: Field, section: &mut Section<'_>, version: Version) -> bool {
     let value = field.value(text);
+    if section.judge.direction() == Direction::Response {
+        return true;
+    }
     let has_content = section.lengths.is_chunked()
         || section.lengths.length().is_some_and(|length| length > 0)
         || version == Version::H2;

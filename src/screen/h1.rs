@@ -89,10 +89,11 @@ impl Scan {
         if input.len() - self.start >= raw_bytes_max { Look::Judge(self.start) } else { Look::Wait }
     }
 
-    /// The try has come to the end of the bytes, in the line that begins at `line`.
-    fn wait(&mut self, line: usize, len: usize) {
+    /// The try has come to the end of the bytes; the line that begins at `line` may be complete
+    /// but for the byte that says whether it goes on, so the search begins with it.
+    fn wait(&mut self, line: usize) {
         self.line = self.start + line;
-        self.searched = len;
+        self.searched = self.line;
     }
 }
 
@@ -139,7 +140,7 @@ pub fn request(
     let window = window(input, start, policy);
     let mut section = Section::new(policy, Direction::Request, Part::Head, storage);
     let Some(first) = line(window, 0) else {
-        return incomplete(section, scan, (window, input.len()), 0);
+        return incomplete(section, scan, window, 0);
     };
     line_ending(&mut section, &first);
     let Some(opening) = request_line(first.text, &mut section) else {
@@ -147,7 +148,7 @@ pub fn request(
         return Err(Refused::new(section, first.text));
     };
     match fields(&mut section, window, first.next) {
-        End::Missing(at) => incomplete(section, scan, (window, input.len()), at),
+        End::Missing(at) => incomplete(section, scan, window, at),
         End::At(end) => {
             *scan = Scan::default();
             let head = finish_request(section, opening);
@@ -174,7 +175,7 @@ pub fn response(
     let window = window(input, start, policy);
     let mut section = Section::new(policy, Direction::Response, Part::Head, storage);
     let Some(first) = line(window, 0) else {
-        return incomplete(section, scan, (window, input.len()), 0);
+        return incomplete(section, scan, window, 0);
     };
     line_ending(&mut section, &first);
     if scan.skipped > 0 {
@@ -185,7 +186,7 @@ pub fn response(
         return Err(Refused::new(section, first.text));
     };
     match fields(&mut section, window, first.next) {
-        End::Missing(at) => incomplete(section, scan, (window, input.len()), at),
+        End::Missing(at) => incomplete(section, scan, window, at),
         End::At(end) => {
             *scan = Scan::default();
             let head = finish_response(section, opening, to);
@@ -212,7 +213,7 @@ pub(super) fn trailer_section(
     let window = window(input, 0, policy);
     let mut section = Section::new(policy, direction, Part::Trailer, Storage::default());
     match fields(&mut section, window, 0) {
-        End::Missing(at) => incomplete(section, scan, (window, input.len()), at),
+        End::Missing(at) => incomplete(section, scan, window, at),
         End::At(consumed) => {
             *scan = Scan::default();
             if section.judge.refused_by().is_some() {
@@ -235,11 +236,11 @@ fn window<'a>(input: &'a [u8], start: usize, policy: &Policy) -> &'a [u8] {
 fn incomplete<H>(
     mut section: Section<'_>,
     scan: &mut Scan,
-    (window, input_len): (&[u8], usize),
+    window: &[u8],
     line: usize,
 ) -> Result<Reading<H>, Box<Refused>> {
     if window.len() < section.judge.policy().raw_bytes_max() {
-        scan.wait(line, input_len);
+        scan.wait(line);
         return Ok(Reading::Partial(section.storage));
     }
     *scan = Scan::default();
@@ -342,14 +343,20 @@ fn status_line(line: &[u8], section: &mut Section<'_>) -> Option<StatusLine> {
     if odd || controls || clean.len() != reason.len() || !(100..600).contains(&status) {
         section.judge.find(Rule::StatusLine, b"", line);
     }
-    let clean = &clean[..clean.len().min(FIELD_BYTES_MAX)];
-    section
-        .storage
-        .text
-        .extend(clean.iter().map(|b| if class::is_control(*b) { b' ' } else { *b }));
-    let trimmed = class::trim(&section.storage.text).len();
-    section.storage.text.truncate(trimmed);
-    Some(StatusLine { status, reason_len: trimmed, version })
+    let text = &mut section.storage.text;
+    if controls {
+        let blanked: Vec<u8> =
+            clean.iter().map(|b| if class::is_control(*b) { b' ' } else { *b }).collect();
+        text.extend_from_slice(class::trim(&blanked));
+    } else {
+        text.extend_from_slice(clean);
+    }
+    let reason_len = text.len();
+    if reason_len > FIELD_BYTES_MAX {
+        section.judge.refuse(Rule::Oversize, b"", line);
+        return None;
+    }
+    Some(StatusLine { status, reason_len, version })
 }
 
 /// Version, status, reason, and whether anything but the reason had to be read leniently.

@@ -29,6 +29,8 @@ mod trailer;
 mod write;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 pub use finding::{FINDINGS_MAX, Finding};

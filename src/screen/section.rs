@@ -247,6 +247,7 @@ impl<'p> Section<'p> {
             .iter()
             .filter(|field| field.role() == Role::Cookie)
             .map(|field| field.value(text))
+            .filter(|crumb| !crumb.is_empty())
             .collect();
         let joined = crumbs.join(&b"; "[..]);
         let Some(first) = fields.iter().position(|field| field.role() == Role::Cookie) else {
