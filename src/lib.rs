@@ -11,10 +11,12 @@ pub mod timers;
 
 pub mod queue;
 pub mod screen;
+pub mod sizing;
 
 pub mod accesslog;
 pub mod alarms;
 pub mod certs;
+pub mod findings;
 pub mod metrics;
 pub mod sites;
 

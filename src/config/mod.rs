@@ -34,6 +34,8 @@ pub use load::{Outcome, load, state_folder};
 pub use site_file::KEYS as SITE_KEYS;
 pub use walk::Section;
 
+pub use crate::sizing::Machine;
+
 use crate::certs::CertStore;
 use crate::screen::Policy;
 use crate::sites::Sites;
@@ -173,21 +175,6 @@ pub struct Queues {
     pub costs: HandshakeCosts,
     /// The machine the figures were measured on, where they were.
     pub measured_on: Option<Machine>,
-}
-
-/// The machine and the program that `sluss size` measured.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Machine {
-    /// Cores the edge could use.
-    pub cores: Option<usize>,
-    /// The CPU's model.
-    pub cpu: Option<String>,
-    /// sluss' version.
-    pub version: Option<String>,
-    /// The key types that were in use.
-    pub key_types: Option<String>,
-    /// When.
-    pub measured: Option<String>,
 }
 
 /// CPU time of a handshake on one core, microseconds.

@@ -534,3 +534,31 @@ fn the_state_folder_is_found_in_a_broken_file() {
     assert_eq!(state_folder(&configuration.path("sluss.toml")), configuration.path("here"));
     assert_eq!(state_folder(&configuration.path("gone.toml")), configuration.path("run"));
 }
+
+#[test]
+fn what_size_writes_is_read_without_a_complaint() {
+    use crate::sizing::{Bounds, Capacity, Goals, KeyType, Machine, Measured, size};
+    let rate = Measured { per_second: 2_000.0, spread: 0.0, runs: 3 };
+    let capacity = Capacity {
+        full_handshakes: vec![(KeyType::Ecdsa, rate), (KeyType::Rsa, rate)],
+        resumptions: rate,
+        requests_h1: rate,
+        requests_h2: rate,
+        connection_bytes: 20_000,
+    };
+    let bounds = Bounds {
+        threads: 1,
+        memory_bytes: 1 << 30,
+        descriptors: 1_024,
+        somaxconn: 4_096,
+        syn_backlog: 4_096,
+    };
+    let machine = Machine { cores: Some(1), cpu: Some("a CPU".into()), ..Machine::default() };
+    let sizing = size(&capacity, &Goals::default(), &bounds);
+    let configuration = Configuration::new("");
+    configuration.write("queues.toml", sizing.render(&machine));
+    let snapshot = configuration.good();
+    assert_eq!(snapshot.queues.handshake_depth, 1_600);
+    assert_eq!(snapshot.queues.costs.resumed, 500);
+    assert_eq!(snapshot.queues.measured_on, Some(machine));
+}

@@ -1,0 +1,477 @@
+//! From measured capacity and the operator's goals to the sizes of the queues, each with its
+//! arithmetic and its reason. Pure: who measures and who writes the file is `sluss size`.
+//!
+//! One law does most of it. Little: what waits = rate x time. A queue that holds more than the
+//! rate times the patience of those who wait holds work that nobody will want when it is done; one
+//! that holds less turns away what could have been served. So depth = capacity x deadline, for the
+//! slowest work in use; and what is in flight = rate x the time that each takes.
+//!
+//! What always holds: a [`Sizing`] has one [`Figure`] for each key it writes, and the file's
+//! comments and `--explain` show the same arithmetic, made from the numbers that were used.
+
+mod file;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::time::Duration;
+
+/// Runs of one measurement may differ by this part of their median; a noisier figure sizes nothing.
+pub const SPREAD_MAX: f64 = 0.10;
+
+/// A rate, measured several times.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    /// The median of the runs, a second, the whole edge.
+    pub per_second: f64,
+    /// Largest less smallest run, as a part of the median.
+    pub spread: f64,
+    /// How often it was measured.
+    pub runs: usize,
+}
+
+/// The runs of one measurement contradict each other.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum Unusable {
+    /// Nothing was measured, or nothing succeeded.
+    #[error("no run completed anything")]
+    Nothing,
+    /// Too far apart.
+    #[error(
+        "the runs differ by {:.0} % of their median, more than {:.0} %: other load on the machine?",
+        100.0 * .0, 100.0 * SPREAD_MAX
+    )]
+    Noisy(f64),
+}
+
+/// How a site's certificate signs.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum KeyType {
+    /// ECDSA P-256.
+    Ecdsa,
+    /// RSA-2048.
+    Rsa,
+}
+
+/// What the edge can do on this machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Capacity {
+    /// Full handshakes with one small request, for each key type in use.
+    pub full_handshakes: Vec<(KeyType, Measured)>,
+    /// Resumed handshakes with one small request.
+    pub resumptions: Measured,
+    /// Small requests over HTTP/1.1.
+    pub requests_h1: Measured,
+    /// Small requests over HTTP/2.
+    pub requests_h2: Measured,
+    /// Memory of one idle connection, bytes.
+    pub connection_bytes: u64,
+}
+
+/// What the operator wants to hold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Goals {
+    /// A new visitor is served or refused within it.
+    pub handshake_deadline: Duration,
+    /// A request is at an endpoint or refused within it.
+    pub request_deadline: Duration,
+    /// The part of the machine kept for established connections while handshakes flood, 0 to 1.
+    pub established_share: f64,
+    /// New connections a second in the worst burst expected.
+    pub burst_per_second: f64,
+    /// The longest that accept may stand still: a page fault storm, a stopped virtual machine.
+    pub accept_stall: Duration,
+    /// The round trip of a distant client: a handshake waits for one.
+    pub round_trip: Duration,
+    /// Requests a second of the slowest site that is still worth waiting for.
+    pub slow_site_per_second: f64,
+    /// The part of the memory that connections may take, 0 to 1.
+    pub memory_share: f64,
+}
+
+impl Default for Goals {
+    /// DESIGN's deadlines; the others are what a hosting company's edge meets.
+    fn default() -> Goals {
+        Goals {
+            handshake_deadline: Duration::from_secs(1),
+            request_deadline: Duration::from_secs(10),
+            established_share: 0.2,
+            burst_per_second: 4_000.0,
+            accept_stall: Duration::from_millis(500),
+            round_trip: Duration::from_millis(150),
+            slow_site_per_second: 25.0,
+            memory_share: 0.5,
+        }
+    }
+}
+
+/// The machine and the program that were measured, as `queues.toml` keeps them. What is not known
+/// is `None`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Machine {
+    /// Cores the edge could use.
+    pub cores: Option<usize>,
+    /// The CPU's model.
+    pub cpu: Option<String>,
+    /// sluss' version.
+    pub version: Option<String>,
+    /// The key types that were in use.
+    pub key_types: Option<String>,
+    /// When.
+    pub measured: Option<String>,
+}
+
+/// What the kernel and the machine allow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Bounds {
+    /// Serving threads; as many handshake threads stand beside them.
+    pub threads: usize,
+    /// Memory of the machine or the control group, bytes.
+    pub memory_bytes: u64,
+    /// RLIMIT_NOFILE, hard.
+    pub descriptors: u64,
+    /// net.core.somaxconn.
+    pub somaxconn: u32,
+    /// net.ipv4.tcp_max_syn_backlog.
+    pub syn_backlog: u32,
+}
+
+/// Everything that was computed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sizing {
+    /// What goes into the file, in its order.
+    pub figures: Vec<Figure>,
+    /// Bounds of the kernel that are tighter than the figures, with the command that raises each.
+    pub advice: Vec<String>,
+}
+
+/// One key of `queues.toml`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Figure {
+    /// The table it stands in.
+    pub section: &'static str,
+    /// The key.
+    pub key: &'static str,
+    /// What is written.
+    pub value: Value,
+    /// The formula with its numbers.
+    pub arithmetic: String,
+    /// Why this formula.
+    pub reason: &'static str,
+}
+
+/// A value of the file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Value {
+    /// The word `auto`.
+    Auto,
+    /// A number.
+    Count(u64),
+    /// A duration.
+    Time(Duration),
+}
+
+impl Measured {
+    /// Takes the runs of one measurement.
+    ///
+    /// # Errors
+    /// [`Unusable`] where they cannot be trusted.
+    pub fn from_runs(runs: &[f64]) -> Result<Measured, Unusable> {
+        let mut sorted = runs.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (Some(least), Some(most)) = (sorted.first(), sorted.last()) else {
+            return Err(Unusable::Nothing);
+        };
+        let half = sorted.len() / 2;
+        let median = match sorted.len() % 2 {
+            0 => f64::midpoint(sorted[half - 1], sorted[half]),
+            _ => sorted[half],
+        };
+        if *least <= 0.0 || !most.is_finite() {
+            return Err(Unusable::Nothing);
+        }
+        let spread = (most - least) / median;
+        if spread > SPREAD_MAX {
+            return Err(Unusable::Noisy(spread));
+        }
+        Ok(Measured { per_second: median, spread, runs: runs.len() })
+    }
+}
+
+impl KeyType {
+    /// As `openssl` and the file name it.
+    pub fn label(self) -> &'static str {
+        match self {
+            KeyType::Ecdsa => "ECDSA P-256",
+            KeyType::Rsa => "RSA-2048",
+        }
+    }
+}
+
+impl Machine {
+    /// How the machine differs from the one that was measured, a sentence for each; the figures
+    /// hold where there is none.
+    pub fn differences(&self, measured: &Machine) -> Vec<String> {
+        let cores = |machine: &Machine| machine.cores.map(|cores| cores.to_string());
+        let pairs = [
+            ("cores", cores(measured), cores(self)),
+            ("the CPU", measured.cpu.clone(), self.cpu.clone()),
+            ("sluss", measured.version.clone(), self.version.clone()),
+            ("the key types", measured.key_types.clone(), self.key_types.clone()),
+        ];
+        let differ = |(what, was, is): (&str, Option<String>, Option<String>)| {
+            let (was, is) = (was?, is?);
+            (was != is).then(|| format!("{what}: measured {was}, now {is}"))
+        };
+        pairs.into_iter().filter_map(differ).collect()
+    }
+}
+
+/// The CPU's model from the text of `/proc/cpuinfo`; arm has none.
+pub fn cpu_model(cpuinfo: &str) -> Option<String> {
+    let line = cpuinfo.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+/// Computes all sizes.
+pub fn size(capacity: &Capacity, goals: &Goals, bounds: &Bounds) -> Sizing {
+    let slowest = slowest_handshake(capacity);
+    let mut figures = Vec::new();
+    figures.push(backlog(goals));
+    figures.push(connections(capacity, goals, bounds));
+    let concurrency = concurrency(slowest, goals, bounds);
+    let in_flight = concurrency.value.count() * bounds.threads.max(1) as u64;
+    figures.push(concurrency);
+    figures.push(handshake_depth(slowest, goals, in_flight));
+    figures.push(deadline("handshake_deadline", goals.handshake_deadline));
+    figures.push(request_depth(goals));
+    figures.push(deadline("request_deadline", goals.request_deadline));
+    figures.push(Figure {
+        section: "queues",
+        key: "in_flight",
+        value: Value::Auto,
+        arithmetic: "no measurement of the edge tells it".to_owned(),
+        reason: "each site's endpoints have their own; the edge finds it from their latency",
+    });
+    figures.push(age_alarm(goals));
+    figures.extend(costs(capacity, bounds));
+    let advice = advice(&figures, bounds);
+    Sizing { figures, advice }
+}
+
+/// What a handshake rate stands for in the arithmetic.
+#[derive(Clone, Copy)]
+struct Slowest {
+    name: &'static str,
+    per_second: f64,
+}
+
+/// Of the key types in use: sized for the fastest, a flood against the slowest would hold work for
+/// longer than the deadline.
+fn slowest_handshake(capacity: &Capacity) -> Slowest {
+    let resumed = Slowest { name: "resumed", per_second: capacity.resumptions.per_second };
+    let full = capacity.full_handshakes.iter();
+    full.map(|(key, rate)| Slowest { name: key.label(), per_second: rate.per_second })
+        .fold(resumed, |one, other| if other.per_second < one.per_second { other } else { one })
+}
+
+fn backlog(goals: &Goals) -> Figure {
+    let burst = goals.burst_per_second * goals.accept_stall.as_secs_f64();
+    let value = (burst.ceil() as u64).next_power_of_two().clamp(1_024, 65_536);
+    Figure {
+        section: "listen",
+        key: "backlog",
+        value: Value::Count(value),
+        arithmetic: format!(
+            "{:.0}/s in a burst x {} of stall = {burst:.0}, to the next power of two from 1024 to \
+             65536",
+            goals.burst_per_second,
+            Time(goals.accept_stall)
+        ),
+        reason: "the kernel must hold what comes while accept stands still; past it, it drops \
+                 visitors without a word",
+    }
+}
+
+fn connections(capacity: &Capacity, goals: &Goals, bounds: &Bounds) -> Figure {
+    let each = capacity.connection_bytes.max(1);
+    let by_memory = (bounds.memory_bytes as f64 * goals.memory_share) as u64 / each;
+    // An eighth of the descriptors, 64 to 1024, stays for listeners, logs and files.
+    let reserve = (bounds.descriptors / 8).clamp(64, 1_024);
+    let by_descriptors = bounds.descriptors.saturating_sub(reserve) / 2;
+    Figure {
+        section: "runtime",
+        key: "max_connections",
+        value: Value::Count(by_memory.min(by_descriptors).clamp(1, 1_000_000)),
+        arithmetic: format!(
+            "the smaller of {} MiB x {:.0} % / {each} bytes = {by_memory} and ({} descriptors - \
+             {reserve}) / 2 = {by_descriptors}",
+            bounds.memory_bytes >> 20,
+            100.0 * goals.memory_share,
+            bounds.descriptors
+        ),
+        reason: "a connection costs memory, and two descriptors where it has its own to an endpoint",
+    }
+}
+
+fn concurrency(slowest: Slowest, goals: &Goals, bounds: &Bounds) -> Figure {
+    let threads = bounds.threads.max(1);
+    let rate = slowest.per_second / threads as f64;
+    let waiting = rate * goals.round_trip.as_secs_f64();
+    Figure {
+        section: "queues",
+        key: "handshake_concurrency",
+        value: Value::Count((waiting.ceil() as u64).clamp(32, 4_096)),
+        arithmetic: format!(
+            "{:.0} {} handshakes/s on each of {threads} threads x {} round trip = {waiting:.0}, at \
+             least 32",
+            rate,
+            slowest.name,
+            Time(goals.round_trip)
+        ),
+        reason: "Little's law: a handshake is in flight for the client's round trip; with fewer at \
+                 one time, distant clients would leave the thread idle",
+    }
+}
+
+fn handshake_depth(slowest: Slowest, goals: &Goals, in_flight: u64) -> Figure {
+    let share = 1.0 - goals.established_share.clamp(0.0, 0.95);
+    let work = slowest.per_second * share * goals.handshake_deadline.as_secs_f64();
+    Figure {
+        section: "queues",
+        key: "handshake_depth",
+        value: Value::Count((work as u64).clamp(64, 65_536)),
+        arithmetic: format!(
+            "{:.0} {} handshakes/s x {:.0} % x {} = {work:.0}, at least 64; {in_flight} more are \
+             in flight",
+            slowest.per_second,
+            slowest.name,
+            100.0 * share,
+            Time(goals.handshake_deadline)
+        ),
+        reason: "Little's law: what would wait longer than the deadline is refused at once instead",
+    }
+}
+
+fn deadline(key: &'static str, value: Duration) -> Figure {
+    Figure {
+        section: "queues",
+        key,
+        value: Value::Time(value),
+        arithmetic: "the goal".to_owned(),
+        reason: "what is older has given up, or will be served too late to matter",
+    }
+}
+
+fn request_depth(goals: &Goals) -> Figure {
+    let work = goals.slow_site_per_second * goals.request_deadline.as_secs_f64();
+    Figure {
+        section: "queues",
+        key: "request_depth",
+        value: Value::Count((work.ceil() as u64).clamp(16, 65_536)),
+        arithmetic: format!(
+            "{:.0} requests/s of a slow site x {} = {work:.0}, at least 16",
+            goals.slow_site_per_second,
+            Time(goals.request_deadline)
+        ),
+        reason: "Little's law, per site; a site's endpoints are the bottleneck, not the edge",
+    }
+}
+
+fn age_alarm(goals: &Goals) -> Figure {
+    Figure {
+        section: "queues",
+        key: "age_alarm",
+        value: Value::Time((goals.request_deadline / 5).max(Duration::from_millis(100))),
+        arithmetic: format!("{} of request deadline / 5", Time(goals.request_deadline)),
+        reason: "told while there is time to act, and not for every short burst",
+    }
+}
+
+/// What fairness charges: microseconds of a core, from the same measurements.
+fn costs(capacity: &Capacity, bounds: &Bounds) -> Vec<Figure> {
+    let threads = bounds.threads.max(1);
+    let figure = |key, rate: Measured| {
+        let cost = threads as f64 * 1e6 / rate.per_second.max(1.0);
+        Figure {
+            section: "costs",
+            key,
+            value: Value::Count((cost.round() as u64).clamp(1, 1_000_000)),
+            arithmetic: format!(
+                "{threads} threads x 1,000,000 us / {:.0} a second ({} runs, spread {:.1} %)",
+                rate.per_second,
+                rate.runs,
+                100.0 * rate.spread
+            ),
+            reason: "a customer is charged for the time its handshakes take, not for their number",
+        }
+    };
+    let full = capacity.full_handshakes.iter().map(|(key, rate)| match key {
+        KeyType::Ecdsa => figure("full_ecdsa", *rate),
+        KeyType::Rsa => figure("full_rsa", *rate),
+    });
+    full.chain([figure("resumed", capacity.resumptions)]).collect()
+}
+
+fn advice(figures: &[Figure], bounds: &Bounds) -> Vec<String> {
+    let count = |key: &str| {
+        figures.iter().find(|figure| figure.key == key).map_or(0, |figure| figure.value.count())
+    };
+    let (backlog, connections) = (count("backlog"), count("max_connections"));
+    let mut advice = Vec::new();
+    if u64::from(bounds.somaxconn) < backlog {
+        advice.push(format!(
+            "the kernel cuts the backlog to {}: sysctl -w net.core.somaxconn={backlog}",
+            bounds.somaxconn
+        ));
+    }
+    if u64::from(bounds.syn_backlog) < backlog {
+        advice.push(format!(
+            "unfinished TCP handshakes are bounded by {}: sysctl -w \
+             net.ipv4.tcp_max_syn_backlog={backlog}",
+            bounds.syn_backlog
+        ));
+    }
+    // Two a connection and an eighth in reserve.
+    let wanted = (2 * connections + 1_024).max(65_536);
+    if bounds.descriptors < 65_536 {
+        advice.push(format!(
+            "{} file descriptors allow {connections} connections: LimitNOFILE={wanted} in the \
+             unit, or ulimit -Hn {wanted}",
+            bounds.descriptors
+        ));
+    }
+    advice
+}
+
+impl Value {
+    fn count(self) -> u64 {
+        match self {
+            Value::Count(count) => count,
+            Value::Auto | Value::Time(_) => 0,
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    /// As it stands in the file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Auto => f.write_str("\"auto\""),
+            Value::Count(count) => write!(f, "{count}"),
+            Value::Time(time) => write!(f, "\"{}\"", Time(*time)),
+        }
+    }
+}
+
+/// A duration as files have it: whole seconds, else milliseconds.
+struct Time(Duration);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.subsec_nanos() {
+            0 => write!(f, "{}s", self.0.as_secs()),
+            _ => write!(f, "{}ms", self.0.as_millis()),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+use super::*;
+
+fn rate(per_second: f64) -> Measured {
+    Measured { per_second, spread: 0.04, runs: 3 }
+}
+
+fn capacity() -> Capacity {
+    Capacity {
+        full_handshakes: vec![(KeyType::Ecdsa, rate(6_000.0)), (KeyType::Rsa, rate(2_000.0))],
+        resumptions: rate(8_000.0),
+        requests_h1: rate(60_000.0),
+        requests_h2: rate(50_000.0),
+        connection_bytes: 20_000,
+    }
+}
+
+fn bounds() -> Bounds {
+    Bounds {
+        threads: 2,
+        memory_bytes: 4 << 30,
+        descriptors: 65_536,
+        somaxconn: 4_096,
+        syn_backlog: 4_096,
+    }
+}
+
+#[track_caller]
+fn check(sizing: &Sizing, key: &str, expected: &str) {
+    let figure = sizing.figures.iter().find(|figure| figure.key == key).unwrap();
+    assert_eq!(figure.value.to_string(), expected, "{}", figure.arithmetic);
+}
+
+#[test]
+fn each_size_follows_its_formula() {
+    let sizing = size(&capacity(), &Goals::default(), &bounds());
+    check(&sizing, "backlog", "2048"); // 4,000/s x 0.5 s
+    check(&sizing, "max_connections", "32256"); // (65,536 - 1,024) / 2
+    check(&sizing, "handshake_concurrency", "150"); // 1,000/s a thread x 150 ms
+    check(&sizing, "handshake_depth", "1600"); // 2,000/s x 80 % x 1 s
+    check(&sizing, "handshake_deadline", "\"1s\"");
+    check(&sizing, "request_depth", "250"); // 25/s x 10 s
+    check(&sizing, "in_flight", "\"auto\"");
+    check(&sizing, "age_alarm", "\"2s\"");
+    check(&sizing, "full_ecdsa", "333");
+    check(&sizing, "full_rsa", "1000");
+    check(&sizing, "resumed", "250");
+    assert!(sizing.advice.is_empty());
+}
+
+#[test]
+fn without_rsa_the_queue_may_be_deeper() {
+    let mut capacity = capacity();
+    capacity.full_handshakes.pop();
+    let sizing = size(&capacity, &Goals::default(), &bounds());
+    check(&sizing, "handshake_depth", "4800");
+    assert!(sizing.figures.iter().all(|figure| figure.key != "full_rsa"));
+}
+
+#[test]
+fn a_small_machine_is_bounded_by_its_memory() {
+    let small = Bounds { memory_bytes: 512 << 20, ..bounds() };
+    check(&size(&capacity(), &Goals::default(), &small), "max_connections", "13421");
+}
+
+#[test]
+fn bounds_of_the_kernel_come_with_the_command_that_raises_them() {
+    let tight = Bounds { somaxconn: 128, syn_backlog: 512, descriptors: 1_024, ..bounds() };
+    let advice = size(&capacity(), &Goals::default(), &tight).advice.join("\n");
+    for expected in ["somaxconn=2048", "tcp_max_syn_backlog=2048", "LimitNOFILE=65536"] {
+        assert!(advice.contains(expected), "{advice}");
+    }
+}
+
+#[test]
+fn runs_that_contradict_each_other_size_nothing() {
+    let measured = Measured::from_runs(&[1_960.0, 2_050.0, 2_000.0]).unwrap();
+    assert_eq!((measured.per_second, measured.runs), (2_000.0, 3));
+    assert!(Measured::from_runs(&[95.5, 104.5]).is_ok());
+    let noisy = Measured::from_runs(&[90.0, 110.0]).unwrap_err().to_string();
+    assert!(noisy.contains("differ by 20 % of their median, more than 10 %"), "{noisy}");
+    assert_eq!(Measured::from_runs(&[]), Err(Unusable::Nothing));
+    assert_eq!(Measured::from_runs(&[0.0, 100.0]), Err(Unusable::Nothing));
+}
+
+#[test]
+fn another_machine_is_noticed_and_what_is_unknown_is_not_held_against_it() {
+    let machine = Machine {
+        cores: Some(2),
+        cpu: cpu_model("processor\t: 0\nmodel name\t: EPYC 7B13\n"),
+        ..Machine::default()
+    };
+    assert_eq!(machine.cpu.as_deref(), Some("EPYC 7B13"));
+    assert!(machine.differences(&machine).is_empty());
+    assert!(machine.differences(&Machine::default()).is_empty());
+    let measured = Machine { cores: Some(4), ..machine.clone() };
+    assert_eq!(machine.differences(&measured), ["cores: measured 4, now 2"]);
+}
+
+#[test]
+fn the_file_shows_the_arithmetic_beside_each_figure() {
+    let machine = Machine {
+        cores: Some(2),
+        cpu: Some("a \"quoted\" model".to_owned()),
+        measured: Some("2026-11-03".to_owned()),
+        ..Machine::default()
+    };
+    let sizing = size(&capacity(), &Goals::default(), &bounds());
+    let text = sizing.render(&machine);
+    assert!(text.contains("# 2000 RSA-2048 handshakes/s x 80 % x 1s = 1600"), "{text}");
+    assert!(text.lines().all(|line| line.len() <= 96));
+    let read: toml::Table = text.parse().unwrap();
+    assert_eq!(read["machine"]["cpu"].as_str(), Some("a \"quoted\" model"));
+    assert_eq!(read["queues"]["handshake_depth"].as_integer(), Some(1_600));
+    assert!(sizing.explain().contains("queues.handshake_depth = 1600\n"));
+}
