@@ -81,8 +81,8 @@ pub struct Goals {
     pub burst_per_second: f64,
     /// The longest that accept may stand still: a page fault storm, a stopped virtual machine.
     pub accept_stall: Duration,
-    /// The round trip of a distant client: a handshake waits for one.
-    pub round_trip: Duration,
+    /// What a handshake in flight gets on top of its deadline, for the client's round trips.
+    pub round_trips: Duration,
     /// Requests a second of the slowest site that is still worth waiting for.
     pub slow_site_per_second: f64,
     /// The part of the memory that connections may take, 0 to 1.
@@ -98,7 +98,7 @@ impl Default for Goals {
             established_share: 0.2,
             burst_per_second: 4_000.0,
             accept_stall: Duration::from_millis(500),
-            round_trip: Duration::from_millis(150),
+            round_trips: Duration::from_millis(600),
             slow_site_per_second: 25.0,
             memory_share: 0.5,
         }
@@ -317,20 +317,21 @@ fn connections(capacity: &Capacity, goals: &Goals, bounds: &Bounds) -> Figure {
 fn concurrency(slowest: Slowest, goals: &Goals, bounds: &Bounds) -> Figure {
     let threads = bounds.threads.max(1);
     let rate = slowest.per_second / threads as f64;
-    let waiting = rate * goals.round_trip.as_secs_f64();
+    let held = (goals.handshake_deadline + goals.round_trips).as_secs_f64();
+    let silent = rate * held;
     Figure {
         section: "queues",
         key: "handshake_concurrency",
-        value: Value::Count((waiting.ceil() as u64).clamp(32, 4_096)),
+        value: Value::Count((silent.ceil() as u64).clamp(32, 16_384)),
         arithmetic: format!(
-            "{:.0} {} handshakes/s on each of {threads} threads x {} round trip = {waiting:.0}, at \
-             least 32",
-            rate,
+            "{rate:.0} {} handshakes/s on each of {threads} threads x ({} + {} of round trips) = \
+             {silent:.0}, at least 32",
             slowest.name,
-            Time(goals.round_trip)
+            Time(goals.handshake_deadline),
+            Time(goals.round_trips)
         ),
-        reason: "Little's law: a handshake is in flight for the client's round trip; with fewer at \
-                 one time, distant clients would leave the thread idle",
+        reason: "Little's law: a client that falls silent holds its place until the deadline; with \
+                 fewer places such clients would leave the thread idle",
     }
 }
 

@@ -1,13 +1,13 @@
-//! The kernel's accept queues, watched: how full, how large, what was lost, and what to do.
+//! The kernel's accept queues, watched: how full, how large, what was lost.
 //!
 //! An overflow is invisible to the program and to the client: `connect` gives no error, the SYN is
 //! sent again after 1, 3 and 7 s, and the visitor waits. So the queues are read every second and
-//! at each scrape. Reading is here, judging is [`judge`], a pure function over two readings.
+//! at each scrape; `alarms` says what is wrong and what to do.
 //!
-//! Two counters together say what happened. `ListenOverflows` of `/proc/net/netstat` means a full
-//! queue, but belongs to the whole network namespace, other programs included. The drops of our
-//! own sockets say whose it was, but count stray segments too. Where `/proc` cannot be read, drops
-//! alone must do.
+//! Two counters together say what was lost ([`overflows_between`]). `ListenOverflows` of
+//! `/proc/net/netstat` means a full queue, but belongs to the whole network namespace, other
+//! programs included. The drops of our own sockets say whose it was, but count stray segments too.
+//! Where `/proc` cannot be read, drops alone must do.
 
 use std::fs;
 use std::io;
@@ -101,101 +101,19 @@ pub fn clamped(asked: u32, somaxconn: u32) -> Option<Clamped> {
     (asked > somaxconn).then_some(Clamped { asked, granted: somaxconn })
 }
 
-/// What is wrong with the kernel's queues.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, thiserror::Error)]
-pub enum Trouble {
-    /// One of our queues has dropped visitors since the last reading.
-    #[error(
-        "the kernel dropped {dropped} connection attempts on {listener}, its accept queue was full \
-         ({length} waiting, limit {limit})"
-    )]
-    Overflow {
-        /// The listener.
-        listener: String,
-        /// Since the last reading.
-        dropped: u32,
-        /// Now.
-        length: u32,
-        /// In force.
-        limit: u32,
-    },
-    /// One of our queues is more than half full: accept does not keep up.
-    #[error("{length} connections wait in the kernel on {listener}, limit {limit}")]
-    Filling {
-        /// The listener.
-        listener: String,
-        /// Now.
-        length: u32,
-        /// In force.
-        limit: u32,
-    },
-    /// Another program's queue in this namespace overflowed.
-    #[error("an accept queue of another program overflowed {overflows} times")]
-    Elsewhere {
-        /// Since the last reading.
-        overflows: u64,
-    },
-}
-
-impl Trouble {
-    /// What it means for visitors.
-    pub fn meaning(&self) -> &'static str {
-        match self {
-            Trouble::Overflow { .. } => {
-                "their SYN was dropped without an answer; their system tries again after 1, 3 and \
-                 7 seconds, so they wait that long or give up"
-            }
-            Trouble::Filling { .. } => {
-                "new connections wait before sluss sees them; a further rise drops them"
-            }
-            Trouble::Elsewhere { .. } => "visitors of sluss are not affected",
-        }
-    }
-
-    /// What to do.
-    pub fn remedy(&self) -> String {
-        match self {
-            Trouble::Overflow { limit, .. } | Trouble::Filling { limit, .. } => format!(
-                "raise listen.backlog and net.core.somaxconn above {limit} if arrivals come in \
-                 bursts; if it stays, accept is starved: look for other load on the machine's \
-                 cores and see `sluss status` for the connection limit"
-            ),
-            Trouble::Elsewhere { .. } => {
-                "`ss -lnt` shows listeners whose Recv-Q has reached Send-Q; an upstream on this \
-                 machine is the likeliest"
-                    .to_owned()
-            }
-        }
-    }
-}
-
-/// Compares two readings of the same listeners. The counters are those of sockets: one that is
-/// smaller than before belongs to a new socket and counts from zero.
-pub fn judge(before: &Reading, now: &Reading) -> Vec<Trouble> {
-    let overflows = match (before.counters, now.counters) {
-        (Some(before), Some(now)) => Some(now.overflows.saturating_sub(before.overflows)),
-        _ => None,
-    };
-    let mut troubles = Vec::new();
-    for reading in &now.listeners {
+/// Connection attempts that full queues of ours have lost between two readings. A socket whose
+/// drops are fewer than before is a new one and counts from zero.
+pub fn overflows_between(before: &Reading, now: &Reading) -> u64 {
+    let dropped = |reading: &ListenerReading| {
         let earlier = before.listeners.iter().find(|other| other.listener == reading.listener);
         let earlier = earlier.map_or(0, |earlier| earlier.drops);
-        let dropped = reading.drops.checked_sub(earlier).unwrap_or(reading.drops);
-        let ListenerReading { length, limit, .. } = *reading;
-        let listener = || reading.listener.clone();
-        if dropped > 0 && overflows != Some(0) {
-            troubles.push(Trouble::Overflow { listener: listener(), dropped, length, limit });
-        } else if 2 * u64::from(length) > u64::from(limit) {
-            troubles.push(Trouble::Filling { listener: listener(), length, limit });
-        }
+        u64::from(reading.drops.checked_sub(earlier).unwrap_or(reading.drops))
+    };
+    let ours = now.listeners.iter().map(dropped).sum();
+    match (before.counters, now.counters) {
+        (Some(before), Some(now)) => now.overflows.saturating_sub(before.overflows).min(ours),
+        _ => ours,
     }
-    let ours = troubles.iter().any(|trouble| matches!(trouble, Trouble::Overflow { .. }));
-    if let Some(overflows @ 1..) = overflows
-        && !ours
-    {
-        troubles.push(Trouble::Elsewhere { overflows });
-    }
-    troubles
 }
 
 /// `netstat` has pairs of lines, names above numbers, each with the group's name first.
@@ -213,41 +131,31 @@ fn parse_netstat(text: &str) -> Option<ListenCounters> {
 mod tests {
     use super::*;
 
-    fn reading(length: u32, drops: u32, overflows: u64) -> Reading {
+    fn reading(drops: u32, overflows: u64) -> Reading {
         let listener = "[::]:443".to_owned();
         Reading {
-            listeners: vec![ListenerReading { listener, length, limit: 100, drops }],
+            listeners: vec![ListenerReading { listener, length: 0, limit: 100, drops }],
             counters: Some(ListenCounters { overflows, drops: overflows }),
         }
     }
 
     #[track_caller]
-    fn check(before: Reading, now: Reading, expected: &str) {
-        let troubles = judge(&before, &now);
-        let words: Vec<&str> = troubles
-            .iter()
-            .map(|trouble| match trouble {
-                Trouble::Overflow { .. } => "overflow",
-                Trouble::Filling { .. } => "filling",
-                Trouble::Elsewhere { .. } => "elsewhere",
-            })
-            .collect();
-        assert_eq!(words.join(" "), expected);
+    fn check(before: Reading, now: Reading, expected: u64) {
+        assert_eq!(overflows_between(&before, &now), expected);
     }
 
     #[test]
-    fn an_overflow_is_told_apart_from_a_filling_queue_and_from_other_programs() {
-        check(reading(0, 0, 5), reading(0, 0, 5), "");
-        check(reading(0, 7, 5), reading(50, 7, 5), "");
-        check(reading(0, 7, 5), reading(51, 7, 5), "filling");
-        check(reading(0, 7, 5), reading(101, 9, 7), "overflow");
-        check(reading(0, 7, 5), reading(0, 7, 7), "elsewhere");
-        // A stray segment is dropped, no queue was full.
-        check(reading(0, 7, 5), reading(0, 8, 5), "");
-        let blind = |drops| Reading { counters: None, ..reading(0, drops, 0) };
-        check(blind(7), blind(8), "overflow");
+    fn an_overflow_of_ours_is_told_apart_from_stray_segments_and_other_programs() {
+        check(reading(7, 5), reading(7, 5), 0);
+        check(reading(7, 5), reading(9, 7), 2);
+        // Another program's listener; a stray segment on ours; both.
+        check(reading(7, 5), reading(7, 7), 0);
+        check(reading(7, 5), reading(8, 5), 0);
+        check(reading(7, 5), reading(8, 9), 1);
         // A new socket under the same name counts from zero.
-        check(reading(0, 7, 5), reading(0, 2, 7), "overflow");
+        check(reading(7, 5), reading(2, 9), 2);
+        let blind = |drops| Reading { counters: None, ..reading(drops, 0) };
+        check(blind(7), blind(8), 1);
     }
 
     #[test]

@@ -35,7 +35,7 @@ fn each_size_follows_its_formula() {
     let sizing = size(&capacity(), &Goals::default(), &bounds());
     check(&sizing, "backlog", "2048"); // 4,000/s x 0.5 s
     check(&sizing, "max_connections", "32256"); // (65,536 - 1,024) / 2
-    check(&sizing, "handshake_concurrency", "150"); // 1,000/s a thread x 150 ms
+    check(&sizing, "handshake_concurrency", "1600"); // 1,000/s a thread x (1 s + 600 ms)
     check(&sizing, "handshake_depth", "1600"); // 2,000/s x 80 % x 1 s
     check(&sizing, "handshake_deadline", "\"1s\"");
     check(&sizing, "request_depth", "250"); // 25/s x 10 s
