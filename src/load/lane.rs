@@ -15,7 +15,8 @@ use crate::load::answer::{Answer, Body};
 use crate::load::connect::{Clock, Failure, Route, timed_out};
 use crate::load::outcome::{Fact, Outcome, Span, Times};
 use crate::load::tally::Tally;
-use crate::load::{Live, Traffic, h1};
+use crate::load::target::Url;
+use crate::load::{Live, Stay, Traffic, h1, h2};
 
 /// One piece of work that is due.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +25,8 @@ pub struct Arrival {
     pub due: Duration,
     /// Index into the traffic's hosts.
     pub host: usize,
+    /// Its place in the schedule.
+    pub number: usize,
 }
 
 /// What became of an arrival so far; written as it goes, so that nothing is lost when its client
@@ -40,6 +43,10 @@ pub struct Visit {
     pub bytes: u64,
     /// Whether the TLS session was resumed.
     pub resumed: bool,
+    /// Its place in the schedule.
+    pub number: usize,
+    /// What there is to say beside the outcome.
+    pub note: Option<String>,
 }
 
 impl Visit {
@@ -47,10 +54,22 @@ impl Visit {
     pub fn new(arrival: Arrival) -> Visit {
         Visit {
             host: arrival.host,
+            number: arrival.number,
             times: Times { scheduled: arrival.due, ..Times::default() },
             ..Visit::default()
         }
     }
+}
+
+/// A host's request, ready to be sent either way.
+#[derive(Debug)]
+pub struct Asking {
+    /// As in the Host field.
+    pub host: String,
+    /// For HTTP/1.1.
+    pub h1: Vec<u8>,
+    /// For HTTP/2.
+    pub h2: http::Request<()>,
 }
 
 /// One generator thread's part of a traffic.
@@ -62,8 +81,8 @@ pub struct Lane {
     pub route: Arc<Route>,
     /// The run's time.
     pub clock: Clock,
-    /// By host index: the request, ready to be sent.
-    pub requests: Vec<Vec<u8>>,
+    /// By host index.
+    pub requests: Vec<Asking>,
     /// By host index: what a body must hold.
     expected: Option<Vec<String>>,
     tally: Mutex<Tally>,
@@ -73,24 +92,32 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// A lane in which nothing has happened; `port_suffix` ends the Host fields.
+    /// A lane in which nothing has happened.
+    ///
+    /// # Errors
+    /// Where host and path make no URI.
     pub fn new(
         traffic: Arc<Traffic>,
         route: Arc<Route>,
-        port_suffix: &str,
+        url: &Url,
         clock: Clock,
         (tally, live): (Tally, Arc<Live>),
-    ) -> Lane {
+    ) -> Result<Lane, http::Error> {
         let names = traffic.hosts.names();
         let requests = names
             .iter()
-            .map(|name| h1::request(&format!("{name}{port_suffix}"), &traffic.path))
-            .collect();
+            .map(|name| {
+                let host = format!("{name}{}", url.port_suffix);
+                let h1 = h1::request(&host, &traffic.path);
+                let h2 = h2::request(url.scheme, &host, &traffic.path)?;
+                Ok(Asking { host, h1, h2 })
+            })
+            .collect::<Result<_, http::Error>>()?;
         let expected = traffic
             .expect
             .as_ref()
             .map(|text| names.iter().map(|name| text.replace("{host}", name.as_str())).collect());
-        Lane {
+        Ok(Lane {
             requests,
             expected,
             traffic,
@@ -100,7 +127,7 @@ impl Lane {
             live,
             in_flight: AtomicUsize::new(0),
             drained: Notify::new(),
-        }
+        })
     }
 
     /// Begins one piece of work; says how much is now in flight.
@@ -119,9 +146,22 @@ impl Lane {
         self.tally().reconnected();
     }
 
-    /// When the client of work that was due then loses patience.
-    pub fn deadline(&self, due: Duration) -> Instant {
-        Instant::from_std(self.clock.0 + due + self.traffic.patience)
+    /// When the client of work that was due then loses patience: the slow ones never do, they stay
+    /// while the run lasts.
+    fn deadline(&self, due: Duration) -> Instant {
+        let traffic = &self.traffic;
+        let after = match traffic.kind.stay() {
+            Stay::Lingering => traffic.start + traffic.length,
+            Stay::Passing | Stay::Standing => due + traffic.patience,
+        };
+        Instant::from_std(self.clock.0 + after)
+    }
+
+    fn out_of_patience(&self, times: &Times) -> Outcome {
+        match self.traffic.kind.stay() {
+            Stay::Lingering => Outcome::Held,
+            Stay::Passing | Stay::Standing => timed_out(times),
+        }
     }
 
     /// Waits for the work's end until its client loses patience, and counts it.
@@ -134,7 +174,7 @@ impl Lane {
         let ended = tokio::time::timeout_at(deadline, work(&mut visit)).await;
         let result = match ended {
             Ok(result) => result,
-            Err(_) => Err(Failure::plain(timed_out(&visit.times))),
+            Err(_) => Ok(self.out_of_patience(&visit.times)),
         };
         self.end(visit, result)
     }
@@ -143,8 +183,8 @@ impl Lane {
     pub fn end(&self, mut visit: Visit, result: Result<Outcome, Failure>) -> Outcome {
         visit.times.done = self.clock.now();
         let (outcome, note) = match result {
-            Ok(outcome) => (outcome, None),
-            Err(failure) => (failure.outcome, failure.note),
+            Ok(outcome) => (outcome, visit.note.take()),
+            Err(failure) => (failure.outcome, visit.note.take().or(failure.note)),
         };
         self.live.ended[outcome.family() as usize].fetch_add(1, Ordering::Relaxed);
         if let (Outcome::Completed, Some(total)) = (outcome, Span::Total.of(&visit.times)) {

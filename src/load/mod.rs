@@ -14,8 +14,10 @@ pub mod arrivals;
 pub mod connect;
 pub mod fairness;
 pub mod h1;
+pub mod h2;
 pub mod hosts;
 pub mod lane;
+pub mod odd;
 pub mod outcome;
 pub mod pacer;
 pub mod report;
@@ -38,6 +40,7 @@ use rustls::pki_types::ServerName;
 use crate::load::arrivals::Arrivals;
 use crate::load::connect::Route;
 use crate::load::hosts::Hosts;
+use crate::load::odd::{Abort, Slow};
 use crate::load::outcome::Family;
 use crate::load::report::{About, Report, TrafficReport};
 use crate::load::tally::Tally;
@@ -51,6 +54,8 @@ const SLOTS_MAX: u32 = 240;
 const SLOT_MIN: Duration = Duration::from_millis(100);
 /// From one look at the live figures to the next.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
+/// The receive buffer of slow readers: the kernel would take the whole answer for them else.
+const SIP_BUFFER: u32 = 4096;
 /// File descriptors kept for files, timers and the terminal.
 const DESCRIPTORS_RESERVED: u64 = 64;
 
@@ -116,6 +121,22 @@ pub enum Kind {
     Handshakes(Then),
     /// Each arrival opens a connection and resumes its host's session.
     Resumed(Then),
+    /// Each arrival opens a connection and sends a byte each `step`.
+    SlowSenders {
+        /// Where it slows down.
+        slow: Slow,
+        /// From byte to byte.
+        step: Duration,
+    },
+    /// Each arrival opens a connection, asks, and reads a little each `step`.
+    SlowReaders {
+        /// From sip to sip.
+        step: Duration,
+    },
+    /// Each arrival opens a connection and sends a head that is wrong in one way.
+    Malformed,
+    /// Each arrival goes away with a reset.
+    Aborts(Abort),
 }
 
 /// What follows a handshake.
@@ -132,15 +153,42 @@ pub enum Then {
 pub enum Protocol {
     /// HTTP/1.1.
     H1,
+    /// HTTP/2.
+    H2,
+}
+
+/// How long a visitor stays; what the generator has to provide follows from it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stay {
+    /// On connections that stand before the run.
+    Standing,
+    /// On a connection of its own, until it is served or loses patience.
+    Passing,
+    /// On a connection of its own, until the server loses patience or the run ends.
+    Lingering,
 }
 
 impl Kind {
+    fn stay(self) -> Stay {
+        match self {
+            Kind::Requests { .. } => Stay::Standing,
+            Kind::Handshakes(_) | Kind::Resumed(_) | Kind::Malformed | Kind::Aborts(_) => {
+                Stay::Passing
+            }
+            Kind::SlowSenders { .. } | Kind::SlowReaders { .. } => Stay::Lingering,
+        }
+    }
+
     /// The name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Requests { .. } => "requests",
             Kind::Handshakes(_) => "handshakes",
             Kind::Resumed(_) => "resumed",
+            Kind::SlowSenders { .. } => "slow-senders",
+            Kind::SlowReaders { .. } => "slow-readers",
+            Kind::Malformed => "malformed",
+            Kind::Aborts(_) => "aborts",
         }
     }
 }
@@ -259,7 +307,7 @@ fn died(_: mpsc::RecvError) -> LoadError {
 }
 
 fn is_established(traffic: &Traffic) -> bool {
-    matches!(traffic.kind, Kind::Requests { .. })
+    traffic.kind.stay() == Stay::Standing
 }
 
 fn established(plan: &Plan) -> bool {
@@ -271,12 +319,11 @@ fn slot(duration: Duration) -> Duration {
 }
 
 fn route(plan: &Plan, traffic: &Traffic) -> Result<Route, LoadError> {
-    let sessions = match traffic.kind {
-        Kind::Resumed(_) => Sessions::Offer,
-        Kind::Requests { .. } | Kind::Handshakes(_) => Sessions::Forget,
-    };
+    let resuming = matches!(traffic.kind, Kind::Resumed(_));
+    let sessions = if resuming { Sessions::Offer } else { Sessions::Forget };
     let alpn: &[u8] = match traffic.protocol {
         Protocol::H1 => b"http/1.1",
+        Protocol::H2 => b"h2",
     };
     let offer = Offer {
         versions: traffic.versions,
@@ -297,7 +344,7 @@ fn route(plan: &Plan, traffic: &Traffic) -> Result<Route, LoadError> {
         address: plan.target.address,
         tls,
         server_names: traffic.hosts.names().iter().map(server_name).collect::<Result<_, _>>()?,
-        receive_buffer: None,
+        receive_buffer: matches!(traffic.kind, Kind::SlowReaders { .. }).then_some(SIP_BUFFER),
     })
 }
 
@@ -311,13 +358,13 @@ fn raise_descriptors(plan: &Plan) -> usize {
         Err(_) => limit.current,
     };
     let Some(current) = current else { return plan.in_flight_max };
-    let (mut standing, mut opening) = (DESCRIPTORS_RESERVED, 0);
-    for traffic in &plan.traffics {
-        match traffic.kind {
-            Kind::Requests { connections, .. } => standing += connections as u64,
-            Kind::Handshakes(_) | Kind::Resumed(_) => opening += 1,
-        }
-    }
+    let connections = |traffic: &Traffic| {
+        let Kind::Requests { connections, .. } = traffic.kind else { return 0 };
+        connections as u64
+    };
+    let standing: u64 = plan.traffics.iter().map(connections).sum();
+    let opening = plan.traffics.iter().filter(|traffic| !is_established(traffic)).count() as u64;
+    let standing = standing + DESCRIPTORS_RESERVED;
     let share = current.saturating_sub(standing) / opening.max(1);
     plan.in_flight_max.min(usize::try_from(share).unwrap_or(usize::MAX)).max(1)
 }

@@ -30,6 +30,8 @@ pub enum Outcome {
     WrongStatus,
     /// A body that is cut short, or lacks what was expected in it.
     WrongBody,
+    /// A slow sender or reader whose server lost patience, in whatever way it said so.
+    CutOff,
     /// Still open when the run ended: slow senders and readers that nobody cut off.
     Held,
     /// Not sent: the generator's own bound on work in flight was reached.
@@ -40,7 +42,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// All outcomes, in the order of reports.
-    pub const ALL: [Outcome; 14] = [
+    pub const ALL: [Outcome; 15] = [
         Outcome::Completed,
         Outcome::RefusedReset,
         Outcome::RefusedStatus,
@@ -52,6 +54,7 @@ impl Outcome {
         Outcome::Closed,
         Outcome::WrongStatus,
         Outcome::WrongBody,
+        Outcome::CutOff,
         Outcome::Held,
         Outcome::NotSent,
         Outcome::Other,
@@ -71,6 +74,7 @@ impl Outcome {
             Outcome::Closed => "closed",
             Outcome::WrongStatus => "wrong_status",
             Outcome::WrongBody => "wrong_body",
+            Outcome::CutOff => "cut_off",
             Outcome::Held => "held",
             Outcome::NotSent => "not_sent",
             Outcome::Other => "other",
@@ -91,16 +95,22 @@ impl Outcome {
             Outcome::Closed => "closed unanswered",
             Outcome::WrongStatus => "wrong status",
             Outcome::WrongBody => "wrong body",
+            Outcome::CutOff => "cut off",
             Outcome::Held => "held to the end",
             Outcome::NotSent => "not sent (generator)",
             Outcome::Other => "other",
         }
     }
 
+    /// Whether its times go into the percentiles.
+    pub fn is_timed(self) -> bool {
+        matches!(self, Outcome::Completed | Outcome::CutOff)
+    }
+
     /// The family it counts to in live figures and plots.
     pub fn family(self) -> Family {
         match self {
-            Outcome::Completed | Outcome::Held => Family::Done,
+            Outcome::Completed | Outcome::CutOff | Outcome::Held => Family::Done,
             Outcome::RefusedReset | Outcome::RefusedStatus | Outcome::RefusedStream => {
                 Family::Refused
             }

@@ -549,7 +549,7 @@ mod tests {
         let (mut left, mut right) = (one.clone(), one.clone());
         for index in 0..100 {
             let mut fact = fact(index % 2, index as u64 * 7, 1, index as u64);
-            fact.note = Some(format!("error {}", index % 20));
+            fact.note = Some(format!("error {}", index % 50));
             one.record(fact.clone());
             if index < 30 { left.record(fact) } else { right.record(fact) }
         }

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::load::connect::{self, Failure, Stream};
 use crate::load::h1;
+use crate::load::h2::Shared;
 use crate::load::lane::{Arrival, Lane, Visit};
 use crate::load::outcome::{Outcome, Times};
 use crate::load::visit::PREPARED_AT_ONCE;
@@ -80,6 +81,14 @@ async fn open(lane: &Lane, host: usize) -> Result<Stream, Failure> {
     }
 }
 
+/// Serves arrivals on one stream of a shared connection, until it is dropped.
+pub async fn serve_stream(lane: Arc<Lane>, waiting: Arc<Waiting>, shared: Arc<Shared>) {
+    loop {
+        let visit = Visit::new(waiting.next().await);
+        lane.see_through(visit, async |visit| shared.ask(&lane, visit).await).await;
+    }
+}
+
 /// Serves the arrivals of `host` on one connection, anew where it ends, until it is dropped.
 pub async fn serve(lane: Arc<Lane>, host: usize, waiting: Arc<Waiting>, stream: Stream) {
     let mut line = Line { stream: Some(stream), buffer: vec![0; h1::READ_BYTES] };
@@ -106,6 +115,7 @@ pub async fn serve(lane: Arc<Lane>, host: usize, waiting: Arc<Waiting>, stream: 
             | Outcome::ResponseTimeout
             | Outcome::Alert
             | Outcome::Closed
+            | Outcome::CutOff
             | Outcome::Held
             | Outcome::NotSent
             | Outcome::Other => line.stream = None,
@@ -143,7 +153,7 @@ impl Line {
         lane: &Lane,
         visit: &mut Visit,
     ) -> Result<Outcome, Failure> {
-        let request = &lane.requests[visit.host];
+        let request = &lane.requests[visit.host].h1;
         let reading = (lane.body(), self.buffer.as_mut_slice());
         let answer =
             h1::exchange(&mut stream, request, reading, lane.clock, &mut visit.times).await?;

@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 use crate::load::outcome::{Fact, Family, Outcome, Span};
 
 /// Different error texts kept; more are counted under "further errors".
-pub const NOTES_MAX: usize = 12;
+pub const NOTES_MAX: usize = 32;
 /// The longest time told apart, one hour: no run's patience is longer.
 const MICROSECONDS_MAX: u64 = 3_600_000_000;
 
@@ -94,7 +94,7 @@ impl Tally {
         let host = &mut self.hosts[fact.host];
         host.offered += 1;
         host.outcomes[outcome] += 1;
-        if fact.outcome != Outcome::Completed {
+        if !fact.outcome.is_timed() {
             return;
         }
         for (span, histogram) in Span::ALL.iter().zip(&mut self.spans) {

@@ -56,7 +56,7 @@ fn traffic(kind: Kind) -> Traffic {
         arrivals: Arrivals::parse("constant", Some(50.0)).unwrap(),
         start: Duration::ZERO,
         length: Duration::from_millis(200),
-        patience: Duration::from_millis(300),
+        patience: Duration::from_secs(5),
         hosts: Hosts::single(Hostname::parse("a.local").unwrap()),
         path: "/".into(),
         protocol: Protocol::H1,
@@ -86,7 +86,11 @@ fn run_one(scheme: &str, address: SocketAddr, traffic: Traffic) -> TrafficReport
 /// Ten new visitors of `address` must all end so.
 #[track_caller]
 fn check(scheme: &str, address: SocketAddr, then: Then, expected: Outcome) {
-    let report = run_one(scheme, address, traffic(Kind::Handshakes(then)));
+    let mut visitors = traffic(Kind::Handshakes(then));
+    if expected.family() == Family::TimedOut {
+        visitors.patience = Duration::from_millis(300);
+    }
+    let report = run_one(scheme, address, visitors);
     assert_eq!(report.count(expected), 10, "{:?} {:?}", report.outcomes, report.notes);
     assert_eq!(report.offered, 10);
 }
@@ -167,6 +171,7 @@ fn what_cannot_be_in_flight_is_counted_as_not_sent() {
         let _ = stream.read_to_end(&mut Vec::new());
     });
     let mut plan = plan("http", hanging, traffic(Kind::Handshakes(Then::Request)));
+    plan.traffics[0].patience = Duration::from_millis(300);
     plan.in_flight_max = 4;
     let report = run(&plan, |_, _| {}).unwrap().traffics.remove(0);
     assert_eq!(report.count(Outcome::NotSent), 6, "{:?}", report.outcomes);
@@ -293,6 +298,129 @@ fn resumed_handshakes_are_resumed() {
         );
         assert_eq!(report.resumed, 10, "{versions:?}");
     }
+}
+
+#[test]
+fn slow_visitors_are_held_or_cut_off() {
+    let patient = server(|mut stream| {
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let strict = server(|mut stream| {
+        stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+        let mut head = [0; 1024];
+        while matches!(stream.read(&mut head), Ok(1..)) {}
+        let _ = stream.write_all(b"HTTP/1.1 408 Slow\r\nContent-Length: 0\r\n\r\n");
+    });
+    let step = Duration::from_millis(20);
+    for slow in [Slow::Head, Slow::Body] {
+        let kind = Kind::SlowSenders { slow, step };
+        let held = run_one("http", patient, traffic(kind));
+        assert_eq!(held.count(Outcome::Held), 10, "{:?}", held.outcomes);
+        let mut cut = traffic(kind);
+        cut.length = Duration::from_millis(500);
+        cut.arrivals = Arrivals::parse("burst:10:50ms", Some(0.0)).unwrap();
+        let cut = run_one("http", strict, cut);
+        assert!(cut.count(Outcome::CutOff) > 80, "{:?}", cut.outcomes);
+        assert!(cut.statuses[&408] > 0, "{:?}", cut.statuses);
+        assert!(cut.span(Span::Total).p50 < 100.0);
+    }
+    let hello = Kind::SlowSenders { slow: Slow::Hello, step };
+    let held = run_one("https", patient, traffic(hello));
+    assert_eq!(held.count(Outcome::Held), 10, "{:?} {:?}", held.outcomes, held.notes);
+}
+
+#[test]
+fn slow_readers_take_their_time() {
+    let mut reading = traffic(Kind::SlowReaders { step: Duration::from_millis(10) });
+    reading.length = Duration::from_millis(400);
+    let report = run_one("http", answering(OK), reading);
+    let done = report.count(Outcome::Completed);
+    assert!(done >= 5 && done + report.count(Outcome::Held) == 20, "{:?}", report.outcomes);
+    assert!(report.span(Span::Total).min >= 10.0);
+}
+
+#[test]
+fn every_malformed_head_gets_its_answer_noted() {
+    let mut odd = traffic(Kind::Malformed);
+    odd.length = Duration::from_millis(280);
+    let refused = b"HTTP/1.1 400 Bad\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let strict = server(move |mut stream| {
+        let mut head = vec![0; 1 << 20];
+        let _ = stream.read(&mut head);
+        let _ = stream.write_all(refused);
+        // Closing with bytes unread would reset the answer away.
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        while matches!(stream.read(&mut head), Ok(1..)) {}
+    });
+    let report = run_one("http", strict, odd);
+    assert_eq!(report.count(Outcome::Completed), 14, "{:?} {:?}", report.outcomes, report.notes);
+    assert_eq!(report.statuses[&400], 14);
+    assert_eq!(report.notes["obs-fold: 400"], 1);
+}
+
+#[test]
+fn aborting_clients_leave_with_a_reset() {
+    let (sender, seen) = mpsc::channel();
+    let watching = server(move |mut stream| {
+        let error = stream.read_to_end(&mut Vec::new()).err();
+        let _ = sender.send(error.map(|error| error.kind()));
+    });
+    let report = run_one("https", watching, traffic(Kind::Aborts(Abort::Hello)));
+    assert_eq!(report.count(Outcome::Completed), 10, "{:?} {:?}", report.outcomes, report.notes);
+    let kinds: Vec<_> = seen.iter().take(10).collect();
+    assert_eq!(kinds, [Some(std::io::ErrorKind::ConnectionReset); 10]);
+    let (address, _) = tls_server();
+    for at in [Abort::Connect, Abort::Handshake, Abort::Request, Abort::Mixed] {
+        let report = run_one("https", address, traffic(Kind::Aborts(at)));
+        assert_eq!(report.count(Outcome::Completed), 10, "{at:?} {:?}", report.notes);
+    }
+}
+
+/// A server of HTTP/2 without TLS that refuses each third stream and ends each connection after
+/// `streams`.
+fn h2_server(streams: usize) -> SocketAddr {
+    server(move |stream| {
+        stream.set_nonblocking(true).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let stream = tokio::net::TcpStream::from_std(stream).unwrap();
+            let mut connection = ::h2::server::handshake(stream).await.unwrap();
+            let mut number = 0;
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                number += 1;
+                assert_eq!(request.uri().authority().unwrap(), "a.local");
+                if number % 3 == 0 {
+                    respond.send_reset(::h2::Reason::REFUSED_STREAM);
+                } else {
+                    let mut body = respond.send_response(http::Response::new(()), false).unwrap();
+                    body.send_data("a.local".into(), true).unwrap();
+                }
+                if number == streams {
+                    connection.graceful_shutdown();
+                }
+            }
+        });
+    })
+}
+
+#[test]
+fn http2_streams_share_connections_and_outlive_them() {
+    let mut asking = traffic(Kind::Requests { connections: 2, streams: 4 });
+    asking.protocol = Protocol::H2;
+    asking.expect = Some("{host}".into());
+    asking.arrivals = Arrivals::parse("constant", Some(300.0)).unwrap();
+    let report = run_one("http", h2_server(usize::MAX), asking.clone());
+    let refused = report.count(Outcome::RefusedStream);
+    assert!((17..=20).contains(&refused), "a third on each connection: {:?}", report.outcomes);
+    assert_eq!(report.count(Outcome::Completed), 60 - refused, "{:?}", report.notes);
+    assert_eq!(report.reconnects, 0);
+    let report = run_one("http", h2_server(10), asking.clone());
+    assert!(report.count(Outcome::Completed) >= 40, "{:?} {:?}", report.outcomes, report.notes);
+    assert!(report.reconnects >= 4, "{}", report.reconnects);
+    asking.kind = Kind::Handshakes(Then::Request);
+    asking.arrivals = Arrivals::parse("constant", Some(50.0)).unwrap();
+    let report = run_one("http", h2_server(usize::MAX), asking);
+    assert_eq!(report.count(Outcome::Completed), 10, "{:?} {:?}", report.outcomes, report.notes);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::load::h1;
 use crate::load::lane::{Arrival, Lane, Visit};
 use crate::load::outcome::Outcome;
 use crate::load::trust::TICKETS_MAX;
-use crate::load::{Kind, Then};
+use crate::load::{Kind, Protocol, Then, h2, odd};
 
 /// How long a resuming visitor stays for its next ticket once it has what it came for.
 const TICKET_PATIENCE: Duration = Duration::from_secs(1);
@@ -20,13 +20,30 @@ pub const PREPARED_AT_ONCE: usize = 16;
 /// One new visitor, from connect to close.
 pub async fn visit(lane: Arc<Lane>, arrival: Arrival) {
     lane.taken_up(arrival);
-    let then = match lane.traffic.kind {
-        Kind::Handshakes(then) | Kind::Resumed(then) => then,
-        Kind::Requests { .. } => Then::Request,
+    let visit = Visit::new(arrival);
+    match lane.traffic.kind {
+        Kind::Handshakes(then) | Kind::Resumed(then) => ask(&lane, then, visit).await,
+        Kind::Requests { .. } => ask(&lane, Then::Request, visit).await,
+        // Boxed: the usual visitor's task shall not have room for the odd ones' state.
+        kind => Box::pin(odd(&lane, kind, visit)).await,
+    }
+}
+
+async fn odd(lane: &Lane, kind: Kind, visit: Visit) {
+    let see = async |visit: &mut Visit| match kind {
+        Kind::SlowSenders { slow, step } => odd::send_slowly(lane, slow, step, visit).await,
+        Kind::SlowReaders { step } => odd::read_slowly(lane, step, visit).await,
+        Kind::Malformed => odd::send_malformed(lane, visit).await,
+        Kind::Aborts(when) => odd::abort(lane, when, visit).await,
+        Kind::Requests { .. } | Kind::Handshakes(_) | Kind::Resumed(_) => Ok(Outcome::Other),
     };
+    lane.see_through(visit, see).await;
+}
+
+async fn ask(lane: &Lane, then: Then, visit: Visit) {
     let mut stream = None;
-    let see = async |visit: &mut Visit| open_and_ask(&lane, then, visit, &mut stream).await;
-    lane.see_through(Visit::new(arrival), see).await;
+    let see = async |visit: &mut Visit| open_and_ask(lane, then, visit, &mut stream).await;
+    lane.see_through(visit, see).await;
     if let (Kind::Resumed(Then::Close), Some(stream)) = (lane.traffic.kind, &mut stream) {
         // Without a ticket for the one it used, the stock would run out.
         let _ = tokio::time::timeout(TICKET_PATIENCE, stream.ticket()).await;
@@ -45,15 +62,25 @@ pub async fn open_and_ask(
 ) -> Result<Outcome, Failure> {
     visit.times.started = Some(lane.clock.now());
     let stream = connect::open(&lane.route, visit.host, lane.clock, &mut visit.times).await?;
-    let stream = opened.insert(stream);
     visit.resumed = stream.resumed();
+    if then == Then::Request && lane.traffic.protocol == Protocol::H2 {
+        return Box::pin(ask_h2(lane, stream, visit)).await;
+    }
+    let stream = opened.insert(stream);
     if then == Then::Close {
         return Ok(Outcome::Completed);
     }
     let mut buffer = vec![0; h1::READ_BYTES];
     let reading = (lane.body(), buffer.as_mut_slice());
-    let request = &lane.requests[visit.host];
+    let request = &lane.requests[visit.host].h1;
     let answer = h1::exchange(stream, request, reading, lane.clock, &mut visit.times).await?;
+    Ok(lane.judge(visit, &answer))
+}
+
+async fn ask_h2(lane: &Lane, stream: Stream, visit: &mut Visit) -> Result<Outcome, Failure> {
+    let sender = h2::begin(stream).await?;
+    let request = lane.requests[visit.host].h2.clone();
+    let answer = h2::exchange(sender, request, lane.body(), lane.clock, &mut visit.times).await?;
     Ok(lane.judge(visit, &answer))
 }
 
@@ -76,7 +103,7 @@ pub async fn stock_tickets(lane: &Lane) -> Result<(), Failure> {
 }
 
 async fn fetch_ticket(lane: &Lane, host: usize) -> Result<(), Failure> {
-    let mut visit = Visit::new(Arrival { due: Duration::ZERO, host });
+    let mut visit = Visit::new(Arrival { due: Duration::ZERO, host, number: 0 });
     let mut stream = None;
     let asked = open_and_ask(lane, Then::Close, &mut visit, &mut stream);
     match tokio::time::timeout(lane.traffic.patience, asked).await {

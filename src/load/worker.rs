@@ -14,13 +14,14 @@ use tokio::sync::watch;
 
 use crate::load::arrivals::Random;
 use crate::load::connect::{self, Clock, Failure, Route};
+use crate::load::h2::Shared;
 use crate::load::lane::{Arrival, Lane, Visit};
 use crate::load::outcome::Outcome;
 use crate::load::pacer::Pacer;
 use crate::load::requests::{self, Waiting};
 use crate::load::tally::Tally;
 use crate::load::target::Url;
-use crate::load::{Kind, Live, LoadError, Traffic, visit};
+use crate::load::{Kind, Live, LoadError, Protocol, Stay, Traffic, visit};
 
 /// Tasks polled between two looks at sockets and timer. The runtime's own choice is 61; at the
 /// cost of a handshake's half each, that would make the schedule 5 ms coarse.
@@ -98,7 +99,8 @@ async fn work(mut job: Job) {
     }
     let Ok(epoch) = job.start.wait_for(Option::is_some).await.map(|epoch| *epoch) else { return };
     let clock = Clock(epoch.unwrap_or_else(Instant::now));
-    let lane = Arc::new(lane(&job, clock));
+    // It was made once before, from the same parts.
+    let Ok(lane) = lane(&job, clock).map(Arc::new) else { return };
     let before = usage();
     let queues = begin(&lane, prepared);
     if let Err(error) = dispatch(&job, &lane, &queues).await {
@@ -122,45 +124,70 @@ async fn work(mut job: Job) {
     });
 }
 
-fn lane(job: &Job, clock: Clock) -> Lane {
+fn lane(job: &Job, clock: Clock) -> Result<Lane, http::Error> {
     let traffic = Arc::clone(&job.traffic);
     let whole = traffic.start + traffic.length + traffic.patience;
     let tally = Tally::new(whole, job.slot, traffic.hosts.names().len());
     let figures = (tally, Arc::clone(&job.live));
-    Lane::new(traffic, Arc::clone(&job.route), &job.url.port_suffix, clock, figures)
+    Lane::new(traffic, Arc::clone(&job.route), &job.url, clock, figures)
 }
 
 /// What stands before the run begins.
 enum Prepared {
     Connections(Vec<(usize, connect::Stream)>),
+    Shared(Vec<(usize, Arc<Shared>)>),
     Nothing,
 }
 
 async fn prepare(job: &Job) -> Result<Prepared, Failure> {
     // Nothing of what happens here is counted: the lane is thrown away.
-    let lane = lane(job, Clock(Instant::now()));
-    match job.traffic.kind {
-        Kind::Requests { connections, .. } => {
-            Ok(Prepared::Connections(requests::establish(&lane, connections).await?))
+    let lane =
+        lane(job, Clock(Instant::now())).map_err(|error| Failure::noted(Outcome::Other, error))?;
+    if let Kind::Requests { connections, .. } = job.traffic.kind {
+        let streams = requests::establish(&lane, connections).await?;
+        if job.traffic.protocol == Protocol::H1 {
+            return Ok(Prepared::Connections(streams));
         }
-        Kind::Resumed(_) => {
-            visit::stock_tickets(&lane).await?;
-            Ok(Prepared::Nothing)
+        let mut shared = Vec::with_capacity(streams.len());
+        for (host, stream) in streams {
+            shared.push((host, Shared::new(host, stream).await?));
         }
-        Kind::Handshakes(_) => Ok(Prepared::Nothing),
+        return Ok(Prepared::Shared(shared));
     }
+    if let Kind::Resumed(_) = job.traffic.kind {
+        visit::stock_tickets(&lane).await?;
+    }
+    Ok(Prepared::Nothing)
 }
 
 /// Sets the standing connections to work; their queues, by host.
 fn begin(lane: &Arc<Lane>, prepared: Prepared) -> Vec<Arc<Waiting>> {
-    let Prepared::Connections(streams) = prepared else { return Vec::new() };
     let hosts = lane.traffic.hosts.names().len();
     let queues: Vec<Arc<Waiting>> = (0..hosts).map(|_| Arc::default()).collect();
-    for (host, stream) in streams {
-        let waiting = Arc::clone(&queues[host]);
-        tokio::spawn(requests::serve(Arc::clone(lane), host, waiting, stream));
+    match prepared {
+        Prepared::Connections(streams) => {
+            for (host, stream) in streams {
+                let waiting = Arc::clone(&queues[host]);
+                tokio::spawn(requests::serve(Arc::clone(lane), host, waiting, stream));
+            }
+        }
+        Prepared::Shared(connections) => {
+            for (host, shared) in connections {
+                for _ in 0..streams(lane.traffic.kind) {
+                    let waiting = Arc::clone(&queues[host]);
+                    let shared = Arc::clone(&shared);
+                    tokio::spawn(requests::serve_stream(Arc::clone(lane), waiting, shared));
+                }
+            }
+        }
+        Prepared::Nothing => {}
     }
     queues
+}
+
+fn streams(kind: Kind) -> usize {
+    let Kind::Requests { streams, .. } = kind else { return 0 };
+    streams
 }
 
 async fn dispatch(job: &Job, lane: &Arc<Lane>, queues: &[Arc<Waiting>]) -> io::Result<()> {
@@ -175,7 +202,7 @@ async fn dispatch(job: &Job, lane: &Arc<Lane>, queues: &[Arc<Waiting>]) -> io::R
         if number % traffic.threads != job.lane {
             continue;
         }
-        let arrival = Arrival { due: traffic.start + after, host };
+        let arrival = Arrival { due: traffic.start + after, host, number };
         let due = lane.clock.0 + arrival.due;
         if Instant::now() < due {
             pacer.until(due).await?;
@@ -196,13 +223,13 @@ fn send(lane: &Arc<Lane>, arrival: Arrival, queues: &[Arc<Waiting>], in_flight_m
         lane.end(Visit::new(arrival), Ok(Outcome::NotSent));
         return;
     }
-    match lane.traffic.kind {
-        Kind::Requests { .. } => {
+    match lane.traffic.kind.stay() {
+        Stay::Standing => {
             // Its connection may be busy, which is the server's doing: late is what we are here.
             lane.taken_up(arrival);
             queues[arrival.host].push(arrival);
         }
-        Kind::Handshakes(_) | Kind::Resumed(_) => {
+        Stay::Lingering | Stay::Passing => {
             tokio::spawn(visit::visit(Arc::clone(lane), arrival));
         }
     }

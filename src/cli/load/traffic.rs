@@ -7,10 +7,13 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::load::arrivals::Arrivals;
 use crate::load::hosts::Hosts;
+use crate::load::odd::{Abort, Slow};
 use crate::load::trust::{Group, Versions};
 use crate::load::{Kind, Protocol, Then, Traffic};
 use crate::names::Hostname;
 
+/// The shortest step of a slow visitor: faster, it is not slow.
+const STEP_MIN: Duration = Duration::from_millis(1);
 /// Threads of one traffic: more cores than this drive several generators.
 const THREADS_MAX: usize = 64;
 
@@ -18,9 +21,13 @@ const THREADS_MAX: usize = 64;
 pub(super) const HELP: &str = "\
 Traffic: --traffic 'kind=KIND,KEY=VALUE,...' may be repeated; all run side by side and are reported
 apart. Kinds:
-  requests    over connections that stand before the run: connections=16, streams=1
-  handshakes  a new connection and a full handshake each; then=close|request
-  resumed     a new connection and a resumed session each; then=close|request
+  requests        over connections that stand before the run: connections=16, streams=1
+  handshakes      a new connection and a full handshake each; then=close|request
+  resumed         a new connection and a resumed session each; then=close|request
+  slow-senders    a byte each step=1s, in slow=hello|head|body, until the server loses patience
+  slow-readers    a request, and a KiB of the answer each step=1s
+  malformed       a head that is wrong in one way, fourteen ways in turn
+  aborts          a reset at=connect|hello|handshake|request|mixed
 Keys of every kind:
   name=NAME          in the report (the kind)
   rate=R             arrivals a second (--rate)
@@ -30,6 +37,7 @@ Keys of every kind:
   timeout=TIME       how long a visitor waits, from when it was due (10s)
   host=NAME          whom to ask for (the URL's host, or --hosts); also hosts=FILE, zipf=S
   path=/PATH         what to ask for (the URL's)
+  protocol=h1|h2     HTTP/1.1 or HTTP/2 (h1); streams=N needs h2
   tls=1.2|1.3|both   versions offered (both)
   group=NAME         x25519 | x25519mlkem768 | p256 | p384, offered first (x25519)
   expect=TEXT        what every body must hold; {host} stands for the name asked for
@@ -41,7 +49,7 @@ Examples:
     --traffic 'kind=requests,name=established,rate=500,connections=16' \\
     --traffic 'kind=handshakes,name=flood,rate=10000,timeout=1500ms'";
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 22] = [
     "kind",
     "name",
     "rate",
@@ -53,6 +61,7 @@ const KEYS: [&str; 18] = [
     "hosts",
     "zipf",
     "path",
+    "protocol",
     "tls",
     "group",
     "expect",
@@ -60,6 +69,9 @@ const KEYS: [&str; 18] = [
     "connections",
     "streams",
     "then",
+    "step",
+    "slow",
+    "at",
 ];
 
 /// What stands in for keys that were not written.
@@ -124,7 +136,7 @@ impl Written {
             patience,
             hosts: self.hosts(usual.hosts)?,
             path: path.to_owned(),
-            protocol: Protocol::H1,
+            protocol: self.protocol(kind)?,
             versions: self.versions()?,
             group: self.group()?,
             expect: self.value("expect").map(str::to_owned),
@@ -145,8 +157,63 @@ impl Written {
             }),
             Some("handshakes") => Ok(Kind::Handshakes(then)),
             Some("resumed") => Ok(Kind::Resumed(then)),
-            Some(other) => bail!("kind={other}: expected requests, handshakes or resumed"),
+            Some("slow-senders") => {
+                Ok(Kind::SlowSenders { slow: self.slow()?, step: self.step()? })
+            }
+            Some("slow-readers") => Ok(Kind::SlowReaders { step: self.step()? }),
+            Some("malformed") => Ok(Kind::Malformed),
+            Some("aborts") => Ok(Kind::Aborts(self.abort()?)),
+            Some(other) => bail!(
+                "kind={other}: expected requests, handshakes, resumed, slow-senders, \
+                 slow-readers, malformed or aborts"
+            ),
         }
+    }
+
+    fn step(&self) -> Result<Duration> {
+        let step = self.time("step")?.unwrap_or(Duration::from_secs(1));
+        if step < STEP_MIN {
+            bail!("step must be at least {}", humantime::format_duration(STEP_MIN));
+        }
+        Ok(step)
+    }
+
+    fn slow(&self) -> Result<Slow> {
+        match self.value("slow") {
+            Some("hello") => Ok(Slow::Hello),
+            None | Some("head") => Ok(Slow::Head),
+            Some("body") => Ok(Slow::Body),
+            Some(other) => bail!("slow={other}: expected hello, head or body"),
+        }
+    }
+
+    fn abort(&self) -> Result<Abort> {
+        match self.value("at") {
+            Some("connect") => Ok(Abort::Connect),
+            Some("hello") => Ok(Abort::Hello),
+            Some("handshake") => Ok(Abort::Handshake),
+            Some("request") => Ok(Abort::Request),
+            None | Some("mixed") => Ok(Abort::Mixed),
+            Some(other) => {
+                bail!("at={other}: expected connect, hello, handshake, request or mixed")
+            }
+        }
+    }
+
+    fn protocol(&self, kind: Kind) -> Result<Protocol> {
+        let protocol = match self.value("protocol") {
+            None | Some("h1") => Protocol::H1,
+            Some("h2") => Protocol::H2,
+            Some(other) => bail!("protocol={other}: expected h1 or h2"),
+        };
+        if let (Kind::Requests { streams: 2.., .. }, Protocol::H1) = (kind, protocol) {
+            bail!("HTTP/1.1 has one stream at a time; add protocol=h2");
+        }
+        let can = matches!(kind, Kind::Requests { .. } | Kind::Handshakes(_) | Kind::Resumed(_));
+        if protocol == Protocol::H2 && !can {
+            bail!("{} speaks HTTP/1.1 only", kind.name());
+        }
+        Ok(protocol)
     }
 
     fn hosts(&self, usual: &Hosts) -> Result<Hosts> {
@@ -267,5 +334,10 @@ mod tests {
         check_refused("host=a/b", "host");
         check_refused("zipf=1", "zipf needs hosts");
         check_refused("path=x", "slash");
+        check_refused("kind=requests,streams=4", "add protocol=h2");
+        check_refused("kind=malformed,protocol=h2", "HTTP/1.1 only");
+        check_refused("kind=aborts,at=lunch", "expected connect");
+        check_refused("kind=slow-senders,step=0s", "at least 1ms");
+        check_refused("kind=slow-senders,slow=trailer", "expected hello");
     }
 }
