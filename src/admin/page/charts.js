@@ -78,7 +78,7 @@ class Chart {
     const { width, height } = this.svg.getBoundingClientRect();
     if (!width || !this.now) return;
     const top = this.top();
-    Object.assign(this, { width, height, left: 46 });
+    Object.assign(this, { width, height, left: 54 });
     const bottom = height - 16;
     const x = (t) => this.left + ((t - this.now + SPAN) / SPAN) * (width - this.left);
     const y = (value) => bottom - (bottom - 6) * this.share(value, top);

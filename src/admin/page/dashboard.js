@@ -17,7 +17,7 @@ function count(value) {
 function milliseconds(value) {
   if (!value) return value === 0 ? "0 ms" : "–";
   if (value >= 1000) return (value / 1000).toFixed(value >= 10000 ? 0 : 1) + " s";
-  return (value >= 10 ? value.toFixed(0) : value >= 0.995 ? value.toFixed(1) : value.toFixed(2)) + " ms";
+  return (value >= 10 ? value.toFixed(0) : value >= 0.995 ? value.toFixed(1).replace(/\.0$/, "") : value.toFixed(2).replace(/0$/, "")) + " ms";
 }
 
 const seconds = (value) => milliseconds(value * 1000);
@@ -140,15 +140,28 @@ function showStatus(status) {
     { name: "drops", number: true, of: (r) => count(r.drops) } ], status.listeners, "none");
 }
 
+// One card an alarm, whatever the number of its subjects.
 function showAlarms(alarms) {
-  const text = JSON.stringify(alarms);
-  const key = text + Math.floor(Date.now() / 10000);
+  const key = JSON.stringify(alarms) + Math.floor(Date.now() / 10000);
   if (state.alarms === key) return;
   state.alarms = key;
-  byId("alarms").replaceChildren(...alarms.map((alarm) => make("article", { class: "alarm " + alarm.urgency },
-    make("h2", {}, (alarm.urgency === "critical" ? "✖ " : "⚠ ") + alarm.alarm + (alarm.subject ? ": " + alarm.subject : "") + ", for " + age(alarm.since_unix)),
-    make("p", {}, alarm.detail + "."),
-    make("p", {}, make("b", {}, "Visitors: "), alarm.meaning + ". ", make("b", {}, "What to do: "), alarm.remedy + "."))));
+  const kinds = new Map();
+  for (const alarm of alarms) kinds.set(alarm.alarm, [...(kinds.get(alarm.alarm) || []), alarm]);
+  const wide = matchMedia("(min-width: 40rem)").matches && kinds.size <= 2;
+  byId("alarms").replaceChildren(...[...kinds.values()].map((all) => {
+    const first = all[0];
+    const line = (alarm) => make("p", {}, alarm.subject ? make("b", {}, alarm.subject + ": ") : null, alarm.detail + " (for " + age(alarm.since_unix) + ")");
+    const open = "alarm-" + first.alarm;
+    const details = make("details", { open: state.open.has(open) || (wide && !state.open.has("not-" + open)) },
+      make("summary", {}, "What it means and what to do" + (all.length > 3 ? "; " + (all.length - 3) + " more" : "")),
+      ...all.slice(3).map(line),
+      make("p", {}, make("b", {}, "Visitors: "), first.meaning + "."), make("p", {}, make("b", {}, "What to do: "), first.remedy + "."));
+    details.firstChild.addEventListener("click", () => {
+      state.open.delete(details.open ? open : "not-" + open);
+      state.open.add(details.open ? "not-" + open : open);
+    });
+    return make("article", { class: "alarm " + first.urgency }, make("h2", {}, (first.urgency === "critical" ? "✖ " : "⚠ ") + first.alarm), ...all.slice(0, 3).map(line), details);
+  }));
 }
 
 function showTiles(status) {
