@@ -13,7 +13,7 @@ use rustix::fs::Stat;
 const SETTLED_AFTER_SECONDS: i64 = 2;
 
 /// What the system says of one file.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) struct FileIdentity {
     device: u64,
     inode: u64,
@@ -24,7 +24,7 @@ pub(super) struct FileIdentity {
 }
 
 /// The files of one certificate: chain and key, or one file twice.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Identity {
     pub(super) chain: FileIdentity,
     pub(super) key: FileIdentity,

@@ -27,6 +27,7 @@ mod secrets;
 mod server_config;
 mod summary;
 mod tickets;
+mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub use key::KeyKind;
 pub use load::load;
 pub use server_config::{LowestVersion, TlsPolicy};
 pub use summary::{ExpiryCounts, Summary, Validity};
+pub use watch::Watch;
 
 use crate::problem::Problem;
 use catalogue::Catalogue;
