@@ -33,7 +33,7 @@ struct Verdict<'v> {
 /// Exit code 0 where all is good but for warnings, else 1.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let file = arguments.config.path();
-    let outcome = config::load(&file, None);
+    let outcome = config::check(&file);
     let good = !outcome.problems.iter().any(Problem::is_harmful);
     let text = if arguments.json { json(&file, &outcome, good) } else { text(&file, &outcome) };
     // A reader that went away (`sluss check | head`) has seen what it wanted.
@@ -99,7 +99,7 @@ mod tests {
         }
         fs::write(&file, "[log]\nformat = \"text\"\nacces = \"off\"\n").unwrap();
         fs::write(folder.path().join("sites/a.toml"), "hosts = [\"a.test\"]\n").unwrap();
-        let found = text(&file, &config::load(&file, None));
+        let found = text(&file, &config::check(&file));
         let found = found.replace(&format!("{}/", folder.path().display()), "");
         let expected = "sites/a.toml
   error in one part: line 1: upstreams: missing, expected a list of upstreams, as \

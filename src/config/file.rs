@@ -162,7 +162,7 @@ impl MainFile {
                     connections_max: read_connections_max(&runtime),
                     ..QueueValues::read(&queues)
                 },
-                headers: Headers::default().overridden(&root.table("headers")),
+                headers: read_headers(&root.table("headers")),
                 timeouts: read_timeouts(&root.table("timeouts")),
                 log: read_log(&document, &root.table("log")),
             }
@@ -319,6 +319,10 @@ fn read_certificates(document: &Document<'_>, table: &Table<'_>) -> Certificates
         ticket_keys,
         watch: table.value("watch").and_then(|value| value.boolean()).unwrap_or(false),
     }
+}
+
+fn read_headers(table: &Table<'_>) -> Headers {
+    Headers::default().overridden(table, table.value("rules"))
 }
 
 fn read_timeouts(table: &Table<'_>) -> Timeouts {

@@ -13,13 +13,13 @@ use std::thread;
 
 use super::file::{self, MainFile, QueueValues};
 use super::report::{Changes, Difference};
-use super::resolve::{self, ReadSite};
+use super::resolve::{self, Chosen, ReadSite};
 use super::screening::Headers;
 use super::{Certificates, Places, Snapshot, site_file};
-use crate::certs::{self, CertSettings};
+use crate::certs::{self, CertSettings, CertStore, Depth};
 use crate::names::SiteId;
 use crate::problem::{Problem, Severity};
-use crate::sites::{Site, Sites};
+use crate::sites::Sites;
 
 /// No file a person writes comes near; what is larger is not a configuration.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -28,7 +28,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 const READERS_MAX: usize = 8;
 
 /// What became of an attempt to load.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     /// The new snapshot; `None` where a problem is fatal.
     pub snapshot: Option<Snapshot>,
@@ -43,48 +43,44 @@ pub struct Outcome {
 /// Loads the configuration whose main file is `path`. Sites and certificates that are broken now
 /// keep their version of `previous`; those that did not change are shared with it.
 pub fn load(path: &Path, previous: Option<&Snapshot>) -> Outcome {
-    let mut outcome = Outcome {
-        snapshot: None,
-        problems: Vec::new(),
-        kept: Vec::new(),
-        changes: Changes::none(),
-    };
+    load_to(path, previous, Depth::Serving)
+}
+
+/// Loads as a cold start would, and takes every private key apart as well.
+pub fn check(path: &Path) -> Outcome {
+    load_to(path, None, Depth::Everything)
+}
+
+fn load_to(path: &Path, previous: Option<&Snapshot>, depth: Depth) -> Outcome {
+    let mut outcome = Outcome::default();
     let problems = &mut outcome.problems;
-    let Some(mut main) = read_main(path, problems) else { return outcome };
+    let Some(main) = read_main(path, problems) else { return outcome };
     let queues = read_queues(&main, problems);
     let read = read_sites(&main.sites, &main.headers, problems);
-    let resolved = resolve::sites(read, previous.map(|snapshot| &snapshot.sites));
-    problems.extend(resolved.problems);
-    outcome.kept.extend(resolved.kept);
+    let mut resolved = resolve::sites(read, previous.map(|snapshot| &snapshot.sites));
+    problems.append(&mut resolved.problems);
     if problems.iter().any(|problem| problem.severity == Severity::Fatal) {
-        outcome.kept.clear();
         return outcome;
     }
-    let loaded = certs::load(
-        &cert_settings(&main.certificates, &resolved.sites),
-        previous.map(|snapshot| &*snapshot.certs),
-    );
-    problems.extend(loaded.problems);
-    outcome.kept.extend(loaded.kept.iter().map(|name| format!("certificate {name}")));
-    let queues = main.queues.or(queues).settle(&mut main.listen, &mut main.runtime);
-    let snapshot = Snapshot {
-        generation: previous.map_or(1, |snapshot| snapshot.generation + 1),
-        listen: main.listen,
-        runtime: main.runtime,
-        queues,
-        timeouts: main.timeouts,
-        log: main.log,
-        certificates: main.certificates,
-        screening: main.headers.policy(),
-        places: Places { main: path.to_path_buf(), sites: main.sites, queues: main.queues_file },
-        sites: Sites::new(resolved.sites),
-        certs: Arc::new(loaded.store),
+    let settings = CertSettings { depth, ..cert_settings(&main.certificates, &resolved.chosen) };
+    let certs = certs::load(&settings, previous.map(|snapshot| &*snapshot.certs));
+    resolve::compare_with_certificates(&mut resolved, &certs.store);
+    problems.append(&mut resolved.problems);
+    problems.extend(certs.problems);
+    outcome.kept = resolved.kept;
+    outcome.kept.extend(certs.kept.iter().map(|name| format!("certificate {name}")));
+    let sites = resolved.chosen.into_iter().map(|chosen| chosen.site).collect();
+    let snapshot = assemble(main, queues, path, (Sites::new(sites), certs.store));
+    let generation = previous.map_or(1, |snapshot| snapshot.generation + 1);
+    let snapshot = Snapshot { generation, ..snapshot };
+    outcome.changes = Changes {
+        sites: Difference::of_sites(previous, &snapshot),
+        certificates: Difference {
+            added: certs.added,
+            changed: certs.changed,
+            removed: certs.removed,
+        },
     };
-    outcome.changes = Changes::between(previous, &snapshot);
-    if previous.is_some() {
-        outcome.changes.certificates =
-            Difference { added: loaded.added, changed: loaded.changed, removed: loaded.removed };
-    }
     outcome.snapshot = Some(snapshot);
     outcome
 }
@@ -94,13 +90,35 @@ pub fn state_folder(path: &Path) -> PathBuf {
     file::state_folder(path, &read_text(path).unwrap_or_default())
 }
 
-fn cert_settings(certificates: &Certificates, sites: &[Arc<Site>]) -> CertSettings {
+fn cert_settings(certificates: &Certificates, chosen: &[Chosen]) -> CertSettings {
     CertSettings {
         directory: certificates.directory.clone(),
         default: certificates.default.clone(),
         ticket_keys: certificates.ticket_keys.clone(),
-        client_authorities: sites.iter().filter_map(|site| site.tls.client_ca.clone()).collect(),
+        client_authorities: chosen.iter().flat_map(Chosen::client_authorities).cloned().collect(),
         ..CertSettings::default()
+    }
+}
+
+fn assemble(
+    mut main: MainFile,
+    queues: QueueValues,
+    path: &Path,
+    (sites, certs): (Sites, CertStore),
+) -> Snapshot {
+    let queues = main.queues.or(queues).settle(&mut main.listen, &mut main.runtime);
+    Snapshot {
+        generation: 1,
+        listen: main.listen,
+        runtime: main.runtime,
+        queues,
+        timeouts: main.timeouts,
+        log: main.log,
+        certificates: main.certificates,
+        screening: main.headers.policy(),
+        places: Places { main: path.to_path_buf(), sites: main.sites, queues: main.queues_file },
+        sites,
+        certs: Arc::new(certs),
     }
 }
 

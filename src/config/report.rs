@@ -3,6 +3,7 @@
 //! Written by the edge, read by `sluss reload`, the admin page and scripts; so it is data first,
 //! and [`Report::text`] is one way to show it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -17,6 +18,9 @@ use crate::sites::Site;
 
 /// Names told in the text, of each kind of change; the data has all of them.
 const NAMES_SHOWN_MAX: usize = 20;
+
+/// Problems told in the text, worst first; the data has all of them.
+const PROBLEMS_SHOWN_MAX: usize = 50;
 
 /// The outcome of one reload.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -106,8 +110,14 @@ impl Report {
         for kept in &self.kept {
             let _ = writeln!(text, "kept at its last good version: {kept}");
         }
-        for problem in &self.problems {
+        let mut problems: Vec<&Problem> = self.problems.iter().collect();
+        problems.sort_by_key(|problem| Reverse(problem.severity));
+        for problem in problems.iter().take(PROBLEMS_SHOWN_MAX) {
             let _ = writeln!(text, "{}: {problem}", problem.severity.label());
+        }
+        let more = self.problems.len().saturating_sub(PROBLEMS_SHOWN_MAX);
+        if more > 0 {
+            let _ = writeln!(text, "and {more} more: sluss check lists them");
         }
         text
     }
@@ -129,22 +139,14 @@ impl Changes {
     pub fn none() -> Changes {
         Changes::default()
     }
-
-    /// What is different in `new`; without a previous one, everything is added.
-    pub fn between(previous: Option<&Snapshot>, new: &Snapshot) -> Changes {
-        Changes {
-            sites: Difference::between(previous.map(sites).unwrap_or_default(), sites(new)),
-            certificates: Difference::default(),
-        }
-    }
-}
-
-/// The sites by name; two of one name are the same where their address is.
-fn sites(snapshot: &Snapshot) -> BTreeMap<&str, *const Site> {
-    snapshot.sites.all().iter().map(|site| (site.id.as_str(), Arc::as_ptr(site))).collect()
 }
 
 impl Difference {
+    /// Of the sites; those that are shared with the previous snapshot did not change.
+    pub fn of_sites(previous: Option<&Snapshot>, new: &Snapshot) -> Difference {
+        Difference::between(previous.map(sites).unwrap_or_default(), sites(new))
+    }
+
     /// Compares two maps from a name to something that differs where the content does.
     pub fn between<T: PartialEq>(old: BTreeMap<&str, T>, new: BTreeMap<&str, T>) -> Difference {
         let mut difference = Difference::default();
@@ -174,13 +176,18 @@ impl Difference {
     }
 }
 
+/// The sites by name; two of one name are the same where their address is.
+fn sites(snapshot: &Snapshot) -> BTreeMap<&str, *const Site> {
+    snapshot.sites.all().iter().map(|site| (site.id.as_str(), Arc::as_ptr(site))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn outcome(kept: &[&str]) -> Outcome {
         let kept = kept.iter().map(ToString::to_string).collect();
-        Outcome { snapshot: None, problems: Vec::new(), kept, changes: Changes::none() }
+        Outcome { kept, ..Outcome::default() }
     }
 
     #[test]

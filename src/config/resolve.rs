@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::site_file::SiteFile;
+use super::walk::nearest;
+use crate::certs::{CertStore, Certificate};
 use crate::names::{HostPattern, SiteId};
 use crate::problem::{Problem, Severity};
 use crate::sites::{Site, Sites};
@@ -29,11 +31,28 @@ pub struct ReadSite {
 #[derive(Default)]
 pub struct Resolved {
     /// By name, those that keep a previous version because of a host last.
-    pub sites: Vec<Arc<Site>>,
-    /// Hosts that stand twice.
+    pub chosen: Vec<Chosen>,
+    /// What the files contradict each other in.
     pub problems: Vec<Problem>,
     /// The sites that keep their previous version.
     pub kept: Vec<String>,
+}
+
+/// The version of a site that is served.
+pub struct Chosen {
+    /// The site.
+    pub site: Arc<Site>,
+    /// `None` where the file's version is not the one that is served.
+    written: Option<Written>,
+}
+
+/// Where the file says what a certificate may contradict.
+struct Written {
+    file: PathBuf,
+    host_lines: Vec<u32>,
+    certificate_line: Option<u32>,
+    /// The version before it.
+    before: Option<Arc<Site>>,
 }
 
 /// Chooses a version for each site; `read` is sorted by name.
@@ -50,17 +69,129 @@ pub fn sites(read: Vec<ReadSite>, previous: Option<&Sites>) -> Resolved {
         let before = previous.get(entry.id.as_str()).copied();
         match entry.site {
             Some(new) if conflicts.is_empty() => {
-                resolved.sites.push(shared_where_equal(new.site, before));
+                let written = Written {
+                    file: entry.file,
+                    host_lines: new.host_lines,
+                    certificate_line: new.certificate_line,
+                    before: before.cloned(),
+                };
+                let site = shared_where_equal(new.site, before);
+                resolved.chosen.push(Chosen { site, written: Some(written) });
                 continue;
             }
-            Some(_) => last.extend(before.cloned()),
-            None => resolved.sites.extend(before.cloned()),
+            Some(_) => last.extend(before.cloned().map(Chosen::earlier)),
+            None => resolved.chosen.extend(before.cloned().map(Chosen::earlier)),
         }
         resolved.kept.extend(before.map(|before| format!("site {}", before.id)));
         resolved.problems.extend(conflicts);
     }
-    resolved.sites.append(&mut last);
+    resolved.chosen.append(&mut last);
     resolved
+}
+
+impl Chosen {
+    fn earlier(site: Arc<Site>) -> Chosen {
+        Chosen { site, written: None }
+    }
+
+    /// The files of client authorities that the site may need: its own, and those of its earlier
+    /// version where that may yet come back for want of a certificate.
+    pub fn client_authorities(&self) -> impl Iterator<Item = &PathBuf> {
+        let before = self.written.as_ref().and_then(|written| written.before.as_ref());
+        let before = before.filter(|before| before.certificate != self.site.certificate);
+        let both = [Some(&self.site), before].into_iter().flatten();
+        both.filter_map(|site| site.tls.client_ca.as_ref())
+    }
+}
+
+/// Compares the sites with the certificates that there are. A site that names one that is missing
+/// keeps its previous version, unless that one is no better off.
+pub fn compare_with_certificates(resolved: &mut Resolved, certs: &CertStore) {
+    for chosen in &mut resolved.chosen {
+        let Some(written) = &chosen.written else { continue };
+        let site = &chosen.site;
+        let Some(name) = site.certificate.as_deref() else {
+            let bare = |host: &&HostPattern| !has_certificate(certs, host);
+            resolved.problems.extend(uncovered(site, written, None, bare));
+            continue;
+        };
+        if let Some(certificate) = certs.named(name) {
+            let bare = |host: &&HostPattern| !covers(certificate, host);
+            resolved.problems.extend(uncovered(site, written, Some(name), bare));
+            continue;
+        }
+        resolved.problems.push(no_such_certificate(site, written, name, certs));
+        let usable = |before: &&Arc<Site>| match &before.certificate {
+            Some(name) => certs.named(name).is_some(),
+            None => true,
+        };
+        if let Some(before) = written.before.as_ref().filter(usable) {
+            resolved.kept.push(format!("site {}", before.id));
+            *chosen = Chosen::earlier(Arc::clone(before));
+        }
+    }
+}
+
+fn no_such_certificate(site: &Site, written: &Written, name: &str, certs: &CertStore) -> Problem {
+    let known: Vec<&str> = certs.all().map(|certificate| certificate.name()).collect();
+    let near = nearest(name, &known).map(|near| format!("did you mean {near:?}?"));
+    Problem {
+        severity: Severity::Part,
+        file: written.file.clone(),
+        line: written.certificate_line,
+        key: "certificate".to_string(),
+        site: Some(site.id.to_string()),
+        what: format!("found {name:?}, but there is no certificate of that name"),
+        remedy: near.unwrap_or_else(|| {
+            "put it into the folder of certificates, or leave the key out".to_string()
+        }),
+    }
+}
+
+/// One warning for all hosts of a site that have no certificate: a new customer's is often ordered
+/// only after the site was set up, so it is no mistake.
+fn uncovered(
+    site: &Site,
+    written: &Written,
+    certificate: Option<&str>,
+    bare: impl Fn(&&HostPattern) -> bool,
+) -> Option<Problem> {
+    let hosts: Vec<&HostPattern> = site.hosts.iter().filter(bare).collect();
+    let first = *hosts.first()?;
+    let line = site.hosts.iter().position(|host| host == first);
+    let more = match hosts.len() {
+        1 => String::new(),
+        count => format!(" and {} more of its hosts", count - 1),
+    };
+    let what = match certificate {
+        Some(name) => format!("the certificate {name:?} is not valid for {first}{more}"),
+        None => format!("no certificate is valid for {first}{more}: its visitors are turned away"),
+    };
+    Some(Problem {
+        severity: Severity::Warning,
+        file: written.file.clone(),
+        line: line.and_then(|at| written.host_lines.get(at)).copied(),
+        key: "hosts".to_string(),
+        site: Some(site.id.to_string()),
+        what,
+        remedy: "put a certificate for it into the folder of certificates".to_string(),
+    })
+}
+
+fn has_certificate(certs: &CertStore, host: &HostPattern) -> bool {
+    let name = match host {
+        HostPattern::Exact(host) => host.to_string(),
+        // Any label will do that has no certificate to itself.
+        HostPattern::Wildcard(parent) => format!("any-label-below-the-wildcard.{parent}"),
+    };
+    certs.candidates(Some(&name)).any(|certificate| covers(certificate, host))
+}
+
+fn covers(certificate: &Certificate, host: &HostPattern) -> bool {
+    match host {
+        HostPattern::Exact(host) => certificate.covers(host.as_str()),
+        HostPattern::Wildcard(_) => certificate.hosts().contains(host),
+    }
 }
 
 type Previous<'p> = HashMap<&'p str, &'p Arc<Site>>;

@@ -60,12 +60,14 @@ const WEIGHT_MAX: u64 = 1000;
 /// Kept in memory for each site that has one.
 const MAINTENANCE_BYTES_MAX: u64 = 1 << 20;
 
-/// A site, and where its file says what others may contradict.
+/// A site, and where its file says what other files may contradict.
 pub struct SiteFile {
     /// The site.
     pub site: Site,
     /// The line of each of its hosts.
     pub host_lines: Vec<u32>,
+    /// The line that names its certificate.
+    pub certificate_line: Option<u32>,
 }
 
 /// Reads a site's file; `None` where it has a problem that is more than a warning.
@@ -96,7 +98,7 @@ fn read_site(
         value.parse("a name of letters, digits and -_.*@+", CustomerId::parse)
     });
     let own_name = CustomerId::parse(id.as_str()).ok()?;
-    let headers = defaults.overridden(&root.table("headers"));
+    let headers = defaults.overridden(&root.table("headers"), root.value("rules"));
     let site = Site {
         id: id.clone(),
         customer: customer.unwrap_or(own_name),
@@ -107,7 +109,7 @@ fn read_site(
             balance: read_balance(root),
             health: root.value("health").and_then(|_| read_health(root)),
         },
-        certificate: certificate.map(|(_, name)| name.to_string()),
+        certificate: certificate.as_ref().map(|(_, name)| (*name).to_string()),
         priority: read_priority(root),
         screening: headers.policy(),
         maintenance: root.text("maintenance").and_then(|(value, _)| read_page(&value)),
@@ -115,7 +117,8 @@ fn read_site(
         limits: read_limits(&root.table("limits")),
         tls: read_tls(&root.table("tls")),
     };
-    Some(SiteFile { site, host_lines })
+    let certificate_line = certificate.map(|(value, _)| value.line());
+    Some(SiteFile { site, host_lines, certificate_line })
 }
 
 /// The hosts and their lines.

@@ -370,6 +370,20 @@ impl<'d> Value<'d> {
         Some(Table::open(self.document, key, section, Some(table), self.span.clone()))
     }
 
+    /// The entries of a table whose keys the caller judges.
+    pub fn entries(&self, expected: &str) -> Option<Vec<(&'d str, Value<'d>)>> {
+        let Some(table) = self.value.as_table() else {
+            self.wrong(expected, "");
+            return None;
+        };
+        let entries = table.iter().map(|(name, value)| {
+            let (name, span) = (name.get_ref().as_ref(), name.span());
+            let (document, key) = (self.document, join(&self.key, name));
+            (name, Value { document, key, span, value: value.get_ref() })
+        });
+        Some(entries.collect())
+    }
+
     /// Whether it is a table.
     pub fn is_table(&self) -> bool {
         self.value.is_table()
