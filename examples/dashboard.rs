@@ -139,11 +139,14 @@ impl View for MadeUp {
             explain: "white space stands between a field's name and its colon".into(),
             remedy: "mend the program that writes the field".into(),
             examples: vec![FindingExample {
-                time_unix: unix_now(),
+                first_seen_unix: unix_now() - 500,
+                last_seen_unix: unix_now(),
+                times: 1_234,
+                hex: String::new(),
                 field: "x-powered-by".into(),
                 excerpt: "<script>alert(1)</script>".into(),
                 request_line: "GET /a HTTP/1.1".into(),
-                upstream: "http://127.0.0.1:8001".into(),
+                upstream: Some("http://127.0.0.1:8001".into()),
                 request_id: "0a1b2c".into(),
             }],
         }]
@@ -204,7 +207,7 @@ async fn main() -> std::io::Result<()> {
     let address = address.parse().map_err(std::io::Error::other)?;
     let listener = Listener::bind(&AdminAddress::Tcp(address)).await?;
     let security = Security { reach: listener.reach(), token: None };
-    println!("http://{}/", listener.address());
+    println!("http://{}/", listener.address()?);
     let admin = Admin::new(view.clone(), metrics, security);
     tokio::spawn(serve(listener, admin.clone()));
     tokio::spawn(admin.watch());

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::accesslog::AccessLogState;
 use crate::alarms::Standing;
 use crate::config::report::Report;
+use crate::findings;
 use crate::metrics::{FindingCount, ListenerGauge, SiteSummary, UpstreamGauges};
 use crate::problem::Problem;
 
@@ -371,21 +372,71 @@ pub struct FindingRow {
     pub examples: Vec<FindingExample>,
 }
 
-/// One odd head, redacted.
+/// One odd head: redacted, escaped, bounded.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct FindingExample {
-    /// When.
-    pub time_unix: i64,
-    /// The field's name, escaped.
+    /// The field's name.
     pub field: String,
-    /// A piece of it, redacted and escaped.
+    /// The bytes around the defect.
     pub excerpt: String,
-    /// The request line, escaped.
+    /// The same in hex; empty where they are redacted.
+    pub hex: String,
+    /// The last request line it was seen with.
     pub request_line: String,
-    /// The endpoint, for a response.
-    pub upstream: String,
-    /// The request's id.
+    /// The endpoint it came from, for a response.
+    pub upstream: Option<String>,
+    /// The last request it was seen with.
     pub request_id: String,
+    /// When it was first seen.
+    pub first_seen_unix: i64,
+    /// When it was last seen.
+    pub last_seen_unix: i64,
+    /// How often this very defect was seen.
+    pub times: u64,
+}
+
+impl From<&findings::FindingCount> for FindingRow {
+    fn from(count: &findings::FindingCount) -> FindingRow {
+        FindingRow {
+            site: count.site.clone().unwrap_or_default(),
+            direction: count.direction.label().to_owned(),
+            rule: count.rule.code().to_owned(),
+            action: count.action.label().to_owned(),
+            count: count.count,
+            shadow_refused: count.shadow_refused,
+            section: count.rule.section().to_owned(),
+            explain: count.rule.explain().to_owned(),
+            remedy: count.rule.remedy().to_owned(),
+            examples: count.examples.iter().map(FindingExample::from).collect(),
+        }
+    }
+}
+
+impl From<&findings::Example> for FindingExample {
+    fn from(example: &findings::Example) -> FindingExample {
+        FindingExample {
+            field: example.field.clone(),
+            excerpt: example.excerpt.clone(),
+            hex: example.hex.clone(),
+            request_line: example.request_line.clone(),
+            upstream: example.upstream.clone(),
+            request_id: example.request_id.clone(),
+            first_seen_unix: example.first_seen as i64,
+            last_seen_unix: example.last_seen as i64,
+            times: example.times,
+        }
+    }
+}
+
+/// A count of the findings' store, for Prometheus.
+pub fn finding_count(count: &findings::FindingCount) -> FindingCount {
+    FindingCount {
+        site: count.site.clone().unwrap_or_default(),
+        direction: count.direction.label(),
+        rule: count.rule.code(),
+        action: count.action.label(),
+        count: count.count,
+    }
 }
 
 /// One reload and when it ended.

@@ -34,7 +34,7 @@ use crate::names::SiteId;
 pub use data::{
     AccessLogRow, CertificateRow, EndpointRow, FindingExample, FindingRow, Gathered, Health,
     LatencyRow, ListenerRow, Phase, Point, ProcessRow, QueueNow, QueueRow, RefusalRow, ReloadRow,
-    SiteRow, SitesPage, Status,
+    SiteRow, SitesPage, Status, finding_count,
 };
 pub use security::{Reach, Security, Token};
 
@@ -187,13 +187,14 @@ impl Listener {
         }
     }
 
-    /// The real address, as the ready line and the state folder's `admin` file have it.
-    pub fn address(&self) -> String {
+    /// The real address, for the ready line and the state folder.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell it.
+    pub fn address(&self) -> io::Result<AdminAddress> {
         match self {
-            Listener::Tcp(listener) => {
-                listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string())
-            }
-            Listener::Unix(_, file) => format!("unix:{}", file.0.display()),
+            Listener::Tcp(listener) => listener.local_addr().map(AdminAddress::Tcp),
+            Listener::Unix(_, file) => Ok(AdminAddress::Unix(file.0.clone())),
         }
     }
 

@@ -83,7 +83,7 @@ struct Pages {
 
 async fn pages(address: AdminAddress, token: Option<Token>) -> Pages {
     let listener = Listener::bind(&address).await.unwrap();
-    let (address, reach) = (listener.address(), listener.reach());
+    let (address, reach) = (listener.address().unwrap().to_string(), listener.reach());
     let view = Arc::new(Told::default());
     let admin = Admin::new(view.clone(), Metrics::new(1), Security { reach, token });
     tokio::spawn(serve(listener, admin.clone()));

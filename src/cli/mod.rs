@@ -2,8 +2,13 @@
 //!
 //! Messages for people go to standard error, results to standard output.
 
+mod certs;
 mod check;
+mod client;
+mod findings;
 mod load;
+mod status;
+mod table;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,6 +33,12 @@ struct Cli {
 enum Command {
     /// Verify everything that a start or a reload would, and change nothing
     Check(check::Arguments),
+    /// Show every certificate of the running edge
+    Certs(certs::Arguments),
+    /// Show what the header rules of the running edge found
+    Findings(findings::Arguments),
+    /// Show state and alarms of the running edge: exit code 3 where an alarm stands
+    Status(status::Arguments),
     /// Load a server in an open loop and report what its visitors would have seen
     Load(load::Arguments),
 }
@@ -53,6 +64,9 @@ impl ConfigFile {
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Check(arguments) => check::run(&arguments),
+        Command::Certs(arguments) => certs::run(&arguments),
+        Command::Findings(arguments) => findings::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
     }
 }
