@@ -36,7 +36,7 @@ mod tests;
 pub use finding::{FINDINGS_MAX, Finding};
 pub use framing::Framing;
 pub use h1::{Scan, request, response};
-pub use h2::{request_h2, response_h2};
+pub use h2::{request_h2, request_list, response_h2, response_list};
 pub use head::{RequestHead, RequestMethod, ResponseHead, Storage, Version};
 pub use policy::{LaxerThanAllowed, Policy, PolicySpec, Profile, RulesVersion};
 pub use rule::{Action, Direction, Rule, UnknownName};

@@ -242,7 +242,7 @@ proptest! {
         let start = [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", "/")];
         let list = start.iter().chain(&fields).map(|(name, value)| (name.as_bytes(), value.as_bytes()));
         let policy = Policy::default();
-        if let Ok(screened) = h2::request_list(list, end_stream, &policy, Storage::default()) {
+        if let Ok(screened) = request_list(list, end_stream, &policy, Storage::default()) {
             let head = screened.head.canonical();
             let again = judge(Direction::Request, &policy, &head, &mut Scan::default());
             let is_same = matches!(&again, Outcome::Complete(same, _, _) if *same == head);
