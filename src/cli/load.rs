@@ -15,7 +15,7 @@ use crate::load::outcome::Family;
 use crate::load::report::Report;
 use crate::load::target::{Target, Url};
 use crate::load::trust::Trust;
-use crate::load::{Live, Plan, Traffic, table};
+use crate::load::{Live, Plan, Traffic, compare, page, table};
 
 mod traffic;
 
@@ -31,7 +31,8 @@ const ARRIVALS_MAX: f64 = 1e9;
 #[command(after_long_help = traffic::HELP)]
 pub struct Arguments {
     /// What to load: https://HOST[:PORT][/PATH]
-    url: String,
+    #[arg(required_unless_present = "compare")]
+    url: Option<String>,
     /// Arrivals a second, for all traffics that name no rate of their own
     #[arg(long, default_value_t = 100.0)]
     rate: f64,
@@ -71,6 +72,12 @@ pub struct Arguments {
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
+    /// Write the report as one page with figures
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Run nothing; compare two JSON reports
+    #[arg(long, num_args = 2, value_names = ["A.json", "B.json"])]
+    compare: Option<Vec<PathBuf>>,
 }
 
 /// Runs the load and prints its report: 0 where it ran, 1 where it could not.
@@ -85,6 +92,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 }
 
 fn load(arguments: &Arguments) -> Result<()> {
+    if let Some([before, after]) = arguments.compare.as_deref() {
+        return write(&compare::text(&read_report(before)?, &read_report(after)?));
+    }
     let plan = plan(arguments)?;
     let progress = Progress::new(&plan);
     let report = crate::load::run(&plan, |lives, elapsed| progress.show(lives, elapsed))?;
@@ -98,11 +108,25 @@ fn print(report: &Report, arguments: &Arguments) -> Result<()> {
     } else {
         table::text(report)
     };
+    write(&text)?;
+    let Some(file) = &arguments.html else { return Ok(()) };
+    std::fs::write(file, page::html(report))
+        .with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn write(text: &str) -> Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("cannot write the report")
 }
 
+fn read_report(file: &Path) -> Result<Report> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is no report of sluss load --json", file.display()))
+}
+
 fn plan(arguments: &Arguments) -> Result<Plan> {
-    let url = Url::parse(&arguments.url)?;
+    let url = Url::parse(arguments.url.as_deref().unwrap_or(""))?;
     let duration = arguments.duration;
     if duration.is_zero() || duration > DURATION_MAX {
         bail!("--duration must be longer than zero and at most a day");

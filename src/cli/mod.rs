@@ -40,7 +40,7 @@ enum Command {
     /// Show state and alarms of the running edge: exit code 3 where an alarm stands
     Status(status::Arguments),
     /// Load a server in an open loop and report what its visitors would have seen
-    Load(load::Arguments),
+    Load(Box<load::Arguments>),
 }
 
 /// `-c FILE`.

@@ -11,6 +11,7 @@
 
 pub mod answer;
 pub mod arrivals;
+pub mod compare;
 pub mod connect;
 pub mod fairness;
 pub mod h1;
@@ -20,6 +21,8 @@ pub mod lane;
 pub mod odd;
 pub mod outcome;
 pub mod pacer;
+pub mod page;
+pub mod plot;
 pub mod report;
 pub mod requests;
 pub mod table;

@@ -81,8 +81,9 @@ pub struct TrafficReport {
     pub hosts: Vec<HostReport>,
     /// Over time.
     pub series: Vec<Point>,
-    /// Total latency: fraction of the completed work, and the time within which it was done.
-    pub curve: Vec<(f64, f64)>,
+    /// Of the total latency and what a closed loop would have seen: fraction of the completed
+    /// work, and the time within which it was done.
+    pub curves: BTreeMap<String, Vec<(f64, f64)>>,
     /// The generator's own part.
     pub generator: Generator,
     /// Error texts and how often.
@@ -211,7 +212,9 @@ impl TrafficReport {
             fairness: fairness_of(&tally.hosts),
             hosts: hosts(&about.hosts, &tally.hosts),
             series: series(tally),
-            curve: curve(total),
+            curves: [Span::Total, Span::ClosedLoop]
+                .map(|span| (span.name().to_owned(), curve(&tally.spans[span as usize])))
+                .into(),
             generator: generator(&about, tally),
             notes: tally.notes.clone(),
             name: about.name,
@@ -444,8 +447,9 @@ mod tests {
         near(report.offered_per_second, 100.0);
         assert_eq!(report.bytes, 10_000);
         assert_eq!(report.statuses[&200], 1000);
-        near(report.curve.last().unwrap().1, 1000.0);
-        assert!(report.curve.is_sorted_by(|a, b| a.0 <= b.0 && a.1 <= b.1));
+        let curve = &report.curves["total"];
+        near(curve.last().unwrap().1, 1000.0);
+        assert!(curve.is_sorted_by(|a, b| a.0 <= b.0 && a.1 <= b.1));
         assert!(report.generator.behind.is_empty());
     }
 

@@ -66,7 +66,7 @@ fn write_spans(out: &mut String, traffic: &TrafficReport) {
         }
     }
     let all = &traffic.of_all;
-    let shown = |value: Option<f64>| value.map_or("never".to_owned(), figure);
+    let shown = |value: Option<f64>| value.map_or("never".to_owned(), milliseconds);
     let _ = writeln!(
         out,
         "  {:<12}{:>9}{:>9}{:>9}{:>9}",
@@ -80,15 +80,15 @@ fn write_spans(out: &mut String, traffic: &TrafficReport) {
 
 fn columns(quantiles: &Quantiles) -> String {
     let Quantiles { mean, p50, p90, p99, p999, max, .. } = *quantiles;
-    [mean, p50, p90, p99, p999, max].map(|value| format!("{:>9}", figure(value))).concat()
+    [mean, p50, p90, p99, p999, max].map(|value| format!("{:>9}", milliseconds(value))).concat()
 }
 
 /// Three digits that matter: no one reads the microseconds of a second.
-fn figure(milliseconds: f64) -> String {
-    match milliseconds {
-        1000.0.. => format!("{milliseconds:.0}"),
-        10.0.. => format!("{milliseconds:.1}"),
-        _ => format!("{milliseconds:.2}"),
+pub(super) fn milliseconds(time: f64) -> String {
+    match time {
+        1000.0.. => format!("{time:.0}"),
+        10.0.. => format!("{time:.1}"),
+        _ => format!("{time:.2}"),
     }
 }
 
@@ -101,7 +101,7 @@ fn write_hosts(out: &mut String, traffic: &TrafficReport) {
     );
     for host in traffic.hosts.iter().take(HOSTS_SHOWN_MAX) {
         let completed = host.outcomes.get(Outcome::Completed.name()).copied().unwrap_or(0);
-        let p99 = host.p99.map_or("-".to_owned(), figure);
+        let p99 = host.p99.map_or("-".to_owned(), milliseconds);
         let _ = writeln!(
             out,
             "  {:<36} {:>8} offered {:>6.1} %  p99 {p99:>8}",
@@ -123,7 +123,7 @@ fn write_generator(out: &mut String, traffic: &TrafficReport) {
     let _ = writeln!(
         out,
         "  generator: p99 {} ms late, busiest thread {:.0} % busy{starved}",
-        figure(generator.lateness.p99),
+        milliseconds(generator.lateness.p99),
         generator.thread_cpu * 100.0
     );
     for reason in &generator.behind {
@@ -135,11 +135,12 @@ fn write_generator(out: &mut String, traffic: &TrafficReport) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::load::report::{Fairness, HostReport, Point};
 
-    fn report() -> Report {
+    /// A report with one of everything.
+    pub(crate) fn report() -> Report {
         let mut traffic: TrafficReport = serde_json::from_str(
             r#"{"name":"visitors","kind":"handshakes","arrivals":"poisson 100/s","offered":1000,
                 "offered_per_second":100.0,"completed_per_second":80.0,
@@ -147,7 +148,7 @@ mod tests {
                 "spans":{"total":{"count":800,"mean":3.0,"min":1.0,"p50":2.5,"p90":5.0,"p95":6.0,
                                   "p99":12.34,"p999":1234.5,"max":1300.0}},
                 "of_all":{"p50":2.9,"p90":null,"p99":null},"resumed":0,"bytes":0,"reconnects":0,
-                "fairness":null,"hosts":[],"series":[],"curve":[],
+                "fairness":null,"hosts":[],"series":[],"curves":{},
                 "generator":{"lateness":{"count":1,"mean":0,"min":0,"p50":0,"p90":0,"p95":0,
                     "p99":0.11,"p999":0,"max":0},"thread_cpu":0.5,"thread_starved":null,
                     "behind":["too slow"]},

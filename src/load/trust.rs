@@ -10,6 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustls::CipherSuite::TLS13_AES_128_GCM_SHA256;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{
     ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
@@ -129,6 +130,9 @@ fn provider(first: Group) -> CryptoProvider {
         Group::X25519MlKem768 => X25519MLKEM768,
     };
     let mut provider = aws_lc_rs::default_provider();
+    // AES-128 with SHA-256 first, as browsers have it: SHA-384 has no instruction of its own on
+    // most CPUs and cost a sixth of a handshake's time.
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != TLS13_AES_128_GCM_SHA256);
     // The others stay on offer, without a share, for servers that do not speak the first.
     provider.kx_groups = vec![X25519, SECP256R1, SECP384R1];
     provider.kx_groups.retain(|group| group.name() != first.name());
