@@ -19,7 +19,6 @@ use super::connect::{self, ConnectError, Stream};
 use super::endpoint::{Counted, Endpoint, Load};
 use super::h1::{Exchange, UpgradedIo};
 use super::h2::{self, Http2};
-use super::health::Others;
 use super::pool::{Connection, Pool};
 use super::retry::{self, Attempt, Next, Stage};
 use super::{Broken, Failure, Outgoing, Response, Upstream, balance};
@@ -63,6 +62,10 @@ struct Journey {
     sends: u32,
     /// The endpoint to be tried again, over a fresh connection.
     again: Option<Arc<Endpoint>>,
+    /// Those tried before may be tried again, once, where nobody else is left.
+    reopen: bool,
+    /// Who could not be connected last.
+    last: Option<Arc<Endpoint>>,
     pause: Duration,
     /// An endpoint could not be reached, rather than not be trusted: waiting may help.
     unreachable: bool,
@@ -188,11 +191,15 @@ impl Client {
             if let Some(endpoint) = upstream.choose(request, &journey.tried, random, now) {
                 return Ok((endpoint, Freshness::Any));
             }
+            if std::mem::take(&mut journey.reopen) {
+                journey.tried.clear();
+                continue;
+            }
             if journey.rejected && !journey.unreachable {
-                return Err(Failure::of(Refusal::UpstreamConnect));
+                return Err(journey.failure(Refusal::UpstreamConnect));
             }
             if now >= request.hold_until {
-                return Err(Failure::of(Refusal::NoEndpoint));
+                return Err(journey.failure(Refusal::NoEndpoint));
             }
             journey.lengthen_pause(random);
             let pause = self.timers.deadline();
@@ -337,19 +344,27 @@ impl Journey {
             sends: self.sends,
         });
         match next {
-            Next::Elsewhere => self.tried.push(endpoint.id),
+            Next::Elsewhere => {
+                self.tried.push(endpoint.id);
+                self.last = Some(endpoint);
+            }
             Next::AgainFresh if upstream.withdraw_retry(now) => self.again = Some(endpoint),
             Next::AgainElsewhere if upstream.withdraw_retry(now) => {
                 self.tried.push(endpoint.id);
-                if upstream.others(&endpoint, now) == Others::Gone {
-                    self.again = Some(endpoint);
-                }
+                // Where it is the only one, it gets its second chance.
+                self.reopen = true;
             }
             Next::GiveUp | Next::AgainFresh | Next::AgainElsewhere => {
                 return Err(Failure::after(failed.broken, endpoint));
             }
         }
         Ok(())
+    }
+
+    /// Nobody is left to be asked.
+    fn failure(&mut self, refusal: Refusal) -> Failure {
+        let endpoint = self.last.take();
+        Failure { refusal, findings: Vec::new(), endpoint, start_line: String::new() }
     }
 
     /// Before a pause: afterwards every endpoint may be tried again.
@@ -370,7 +385,7 @@ impl Failed {
         Failed { stage, broken, body_consumed, cause, rejected: false }
     }
 
-    fn connecting(error: &ConnectError) -> Failed {
+    pub(super) fn connecting(error: &ConnectError) -> Failed {
         let cause = match error.source() {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
@@ -382,10 +397,6 @@ impl Failed {
 }
 
 impl Failure {
-    fn of(refusal: Refusal) -> Failure {
-        Failure { refusal, findings: Vec::new(), endpoint: None, start_line: String::new() }
-    }
-
     fn after(broken: Broken, endpoint: Arc<Endpoint>) -> Failure {
         let Broken { refusal, findings, start_line } = broken;
         Failure { refusal, findings, start_line, endpoint: Some(endpoint) }

@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 use super::body::{ResponseBody, RestOfRequest};
 use super::client::{Client, Failed, Freshness, Target};
+use super::connect::ConnectError;
 use super::endpoint::{Counted, Endpoint, Load};
 use super::patience::{Patience, Waits};
 use super::pool::{IDLE_TIMEOUT, LIFETIME};
@@ -272,13 +273,16 @@ async fn link(
     if let (Some(link), _) = client.http2.find(endpoint, Instant::now()) {
         return Ok(link);
     }
-    let opening = client.http2.opening(endpoint);
-    let _turn = opening.lock().await;
+    let (due, opening) = (Instant::now() + limit, client.http2.opening(endpoint));
+    let Ok(_turn) = tokio::time::timeout_at(due, opening.lock()).await else {
+        let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
+        return Err(Failed::connecting(&ConnectError::Unreachable(late)));
+    };
     // Somebody may have opened one meanwhile.
     if let (Some(link), _) = client.http2.find(endpoint, Instant::now()) {
         return Ok(link);
     }
-    let stream = client.connect(endpoint, limit).await?;
+    let stream = client.connect(endpoint, due.saturating_duration_since(Instant::now())).await?;
     let mut builder = Builder::new(OnThisThread);
     builder
         .timer(TokioTimer::new())
@@ -323,8 +327,7 @@ fn verdict(error: &hyper::Error, unsent: bool, sent: Stage) -> (Stage, Refusal) 
     if unsent || (refused && cause.is_remote()) {
         return (Stage::Unprocessed, Refusal::UpstreamClosed);
     }
-    let ours = !cause.is_io() && !cause.is_remote();
-    if ours && cause.reason() == Some(::h2::Reason::PROTOCOL_ERROR) {
+    if cause.is_library() {
         return (Stage::Answered, Refusal::UpstreamHeadMalformed);
     }
     (sent, Refusal::UpstreamClosed)

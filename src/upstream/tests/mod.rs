@@ -3,7 +3,9 @@
 
 mod choice;
 mod http1;
+mod http2;
 mod origin;
+mod tls;
 
 use std::cell::RefCell;
 use std::rc::Rc;
