@@ -14,19 +14,26 @@ pub mod screen;
 pub mod sizing;
 
 pub mod accesslog;
-pub mod alarms;
 pub mod certs;
 pub mod findings;
 pub mod metrics;
 pub mod sites;
 
 pub mod admission;
+pub mod alarms;
 pub mod config;
+pub mod downstream;
 pub mod listener;
+pub mod tls;
 pub mod upstream;
+
+pub mod proxy;
+
+pub mod reload;
 
 pub mod admin;
 
 pub mod load;
+pub mod server;
 
 pub mod cli;

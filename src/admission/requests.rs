@@ -129,6 +129,11 @@ impl RequestGate {
         }
     }
 
+    /// Whether anybody waits: one look, without the queue's lock.
+    pub fn is_contended(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
     /// Requests at the endpoints now.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)

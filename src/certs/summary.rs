@@ -46,6 +46,19 @@ pub enum Validity {
     Valid,
 }
 
+impl Validity {
+    /// The word for it in `sluss certs` and the admin API.
+    pub fn label(self) -> &'static str {
+        match self {
+            Validity::Expired => "expired",
+            Validity::Urgent => "urgent",
+            Validity::Expiring => "expiring",
+            Validity::NotYetValid => "not_yet_valid",
+            Validity::Valid => "valid",
+        }
+    }
+}
+
 /// One certificate for `sluss certs` and `/api/certificates`. Nothing in it is secret.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {

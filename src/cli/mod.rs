@@ -5,8 +5,10 @@
 mod certs;
 mod check;
 mod client;
+mod demo;
 mod findings;
 mod load;
+mod reload;
 mod status;
 mod table;
 
@@ -14,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::server;
 
 /// Looked for in this order where no `-c` says otherwise.
 const DEFAULT_FILES: [&str; 2] = ["config/sluss.toml", "/etc/sluss/sluss.toml"];
@@ -31,6 +35,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the edge in the foreground
+    Run {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
     /// Verify everything that a start or a reload would, and change nothing
     Check(check::Arguments),
     /// Show every certificate of the running edge
@@ -39,6 +48,10 @@ enum Command {
     Findings(findings::Arguments),
     /// Show state and alarms of the running edge: exit code 3 where an alarm stands
     Status(status::Arguments),
+    /// Let the running edge read its files again, and tell what came of it
+    Reload(reload::Arguments),
+    /// Try sluss: an edge, three sites and their certificates, from nothing
+    Demo(demo::Demo),
     /// Load a server in an open loop and report what its visitors would have seen
     Load(Box<load::Arguments>),
 }
@@ -63,6 +76,9 @@ impl ConfigFile {
 /// Runs the command of the process' arguments.
 pub fn run() -> ExitCode {
     match Cli::parse().command {
+        Command::Run { config } => server::run(&config.path(), server::Greeting::None),
+        Command::Reload(arguments) => reload::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Certs(arguments) => certs::run(&arguments),
         Command::Findings(arguments) => findings::run(&arguments),

@@ -2,8 +2,8 @@
 //!
 //! `lock` is held, with flock(2), by the running edge and by nobody else: a second edge is turned
 //! away, and what a crashed one left is not believed. `pid` and `admin` (the real address, also
-//! where port 0 was asked for) are written whole or not at all, and removed at the end by the
-//! process that wrote them. A process that takes over from another inherits the open lock, so that
+//! where port 0 was asked for) and `reload` (the last load's report) are written whole or not at all,
+//! and removed at the end by the process that wrote them. A process that takes over from another inherits the open lock, so that
 //! at no time a third one could get in.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
@@ -15,11 +15,15 @@ use std::process;
 use std::thread;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use super::report::Report;
 use super::{Account, AdminAddress};
 
 const LOCK: &str = "lock";
 const PID: &str = "pid";
 const ADMIN: &str = "admin";
+const RELOAD: &str = "reload";
 
 /// A command that asks whether an edge runs holds the lock for an instant; an edge that starts at
 /// that moment tries again this often, this far apart.
@@ -40,6 +44,15 @@ pub struct Running {
     pub pid: u32,
     /// Its admin listener.
     pub admin: AdminAddress,
+}
+
+/// The report of a load, and which one it was.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Filed {
+    /// From 1, the start; one more with each load since, refused ones included.
+    pub attempt: u64,
+    /// What came of it.
+    pub report: Report,
 }
 
 /// Why the folder cannot be used.
@@ -126,13 +139,23 @@ impl StateFolder {
         self.write(ADMIN, &address.to_string())
     }
 
+    /// Leaves the report of a load for `sluss reload`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write_report(&self, filed: &Filed) -> Result<(), StateError> {
+        let json = serde_json::to_string(filed).map_err(io::Error::from);
+        let json = json.map_err(failed("write", &self.folder.join(RELOAD)))?;
+        self.write(RELOAD, &json)
+    }
+
     /// Gives the folder to the user that the process is about to become, so that it can tidy up.
     ///
     /// # Errors
     /// What the system says.
     pub fn hand_to(&self, account: &Account) -> Result<(), StateError> {
         let mut paths = vec![self.folder.clone()];
-        paths.extend([LOCK, PID, ADMIN].map(|name| self.folder.join(name)));
+        paths.extend([LOCK, PID, ADMIN, RELOAD].map(|name| self.folder.join(name)));
         for path in paths.iter().filter(|path| path.exists()) {
             let given = chown(path, Some(account.uid), Some(account.gid));
             given.map_err(failed("change the owner of", path))?;
@@ -153,7 +176,7 @@ impl Drop for StateFolder {
     /// remove it would let two edges lock two files of one name.
     fn drop(&mut self) {
         if read_pid(&self.folder) == Some(process::id()) {
-            for name in [ADMIN, PID] {
+            for name in [ADMIN, PID, RELOAD] {
                 // Nothing is lost where it fails: without the lock nobody believes the file.
                 let _ = fs::remove_file(self.folder.join(name));
             }
@@ -183,6 +206,11 @@ pub fn find(folder: &Path) -> Result<Running, StateError> {
         (Some(pid), Some(admin)) => Ok(Running { pid, admin }),
         _ => Err(StateError::NotReady(folder.to_path_buf())),
     }
+}
+
+/// The report that a running edge has left of its last load.
+pub fn read_report(folder: &Path) -> Option<Filed> {
+    serde_json::from_str(&fs::read_to_string(folder.join(RELOAD)).ok()?).ok()
 }
 
 fn read_pid(folder: &Path) -> Option<u32> {

@@ -1,4 +1,121 @@
-//! Listening sockets, and what the kernel holds for us before we accept.
+//! Listening sockets and the accept loop.
+//!
+//! A listener's socket belongs to the process; each serving thread accepts from a duplicate of it,
+//! so that one kernel queue feeds all threads and the one that is free takes the next connection.
+//! The accept loop never fails and never waits for anything but the kernel: on exhausted
+//! descriptors it turns connections away with a descriptor held in reserve, instead of leaving
+//! them in the kernel's queue where nobody sees them.
 
 pub mod backlog;
 pub mod kernel;
+pub mod proxy_protocol;
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+/// After an error that is not one connection's own, the loop pauses so long: it must not spin.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Binds and listens. An address of `[::]` takes IPv4 as well; port 0 takes any free port.
+///
+/// # Errors
+/// The kernel's; the caller names the address.
+pub fn bind(address: SocketAddr, backlog: u32) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+/// What one call of [`Acceptor::next`] came to.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A connection, and who made it.
+    Connection(TcpStream, SocketAddr),
+    /// No descriptor was left; a waiting connection was closed at once.
+    DescriptorsExhausted,
+}
+
+/// One thread's way to a listener.
+#[derive(Debug)]
+pub struct Acceptor {
+    listener: TcpListener,
+    /// Given up for a moment to accept, and close, a connection that there is no descriptor for.
+    reserve: RefCell<Option<File>>,
+}
+
+impl Acceptor {
+    /// Accepts from a duplicate of `listener` on the current runtime.
+    ///
+    /// # Errors
+    /// The kernel's, on duplicating the descriptor.
+    pub fn new(listener: &std::net::TcpListener) -> io::Result<Acceptor> {
+        let listener = TcpListener::from_std(listener.try_clone()?)?;
+        Ok(Acceptor { listener, reserve: RefCell::new(File::open("/dev/null").ok()) })
+    }
+
+    /// The next connection. *Cancel safe*: a connection not yet returned stays in the kernel.
+    pub async fn next(&self) -> Accepted {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, client)) => return Accepted::Connection(stream, canonical(client)),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EMFILE | libc::ENFILE) => {
+                        self.turn_one_away();
+                        tokio::time::sleep(PAUSE).await;
+                        return Accepted::DescriptorsExhausted;
+                    }
+                    // The connection died in the queue, or its network did (accept(2)).
+                    Some(libc::ECONNABORTED | libc::EPROTO | libc::ENETDOWN | libc::EINTR) => {}
+                    _ => tokio::time::sleep(PAUSE).await,
+                },
+            }
+        }
+    }
+
+    fn turn_one_away(&self) {
+        let mut reserve = self.reserve.borrow_mut();
+        drop(reserve.take());
+        if let Ok((stream, _)) = socket2::SockRef::from(&self.listener).accept() {
+            // A reset tells the client at once.
+            let _ = stream.set_linger(Some(Duration::ZERO));
+        }
+        *reserve = File::open("/dev/null").ok();
+    }
+}
+
+/// An IPv4 client of a dual-stack listener is an IPv4 client.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dual_stack_listener_sees_ipv4_clients_as_such() {
+        let Ok(listener) = bind("[::]:0".parse().unwrap(), 16) else {
+            println!("skipped: no IPv6 on this machine");
+            return;
+        };
+        let port = listener.local_addr().unwrap().port();
+        let acceptor = Acceptor::new(&listener).unwrap();
+        let _client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        match acceptor.next().await {
+            Accepted::Connection(_, client) => assert!(client.ip().is_ipv4(), "{client}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -48,6 +48,17 @@ pub enum Standing {
     Down,
 }
 
+impl Standing {
+    /// The word for it in the admin API and on the dashboard.
+    pub fn label(self) -> &'static str {
+        match self {
+            Standing::Up => "up",
+            Standing::Ejected => "ejected",
+            Standing::Down => "down",
+        }
+    }
+}
+
 /// How one of a tier is chosen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Method {

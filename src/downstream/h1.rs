@@ -1,0 +1,518 @@
+//! An HTTP/1.0 or 1.1 connection to a client (RFC 9112), from the first byte to the last.
+//!
+//! One request at a time, in order; what a pipelining client sends ahead waits on the wire. The
+//! head is screened once and its canonical form goes on; the body is relayed piece by piece. A
+//! connection is kept only where the end of both messages is certain.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http_body::{Body, Frame};
+use tokio::time::Instant;
+
+use super::answer::Local;
+use super::body::{Progress, RequestBody};
+use super::wire::{self, Shared, Stop, Wire};
+use super::{Answer, Reply, Request, Service, Source, Ticket, Transport, tunnel};
+use crate::buffers;
+use crate::refusal::Refusal;
+use crate::screen::{
+    self, Direction, Framing, Policy, Reading, Refused, RequestHead, ResponseHead, ResponseTo,
+    Scan, Screened, Storage, Version, chunk,
+};
+use crate::timers::Timers;
+
+/// So much of an unread request body is read and thrown away to keep a connection; more costs
+/// more than a new handshake does.
+const DRAIN_BYTES_MAX: u64 = 64 * 1024;
+
+/// After the last response a client gets so long, and so many bytes, to finish talking.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
+/// Heads' storage kept for reuse on one thread.
+const STORAGES_MAX: usize = 256;
+
+thread_local! {
+    static STORAGES: RefCell<Vec<Storage>> = const { RefCell::new(Vec::new()) };
+    static OUTPUTS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What becomes of a connection after a response.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Ending {
+    /// Both messages ended where they should.
+    Keep,
+    /// The response is whole, but nothing can follow it.
+    Close,
+    /// The response was cut short, or nobody reads it.
+    Abort,
+}
+
+/// Serves a connection until either side ends it.
+///
+/// *Cancel safety*: dropping the future aborts the connection and all work upstream.
+pub async fn serve<T: Transport, S: Service>(io: T, timers: &Rc<Timers>, service: &S) {
+    let wire = Rc::new(RefCell::new(Wire::new(io, timers)));
+    loop {
+        if !request_begins(&wire, service).await {
+            wire::close(&wire, LINGER, 0).await;
+            return;
+        }
+        let since = Instant::now();
+        let ending = match read_head(&wire, service).await {
+            Ok(screened) => exchange(&wire, service, screened, since).await,
+            Err(Unread::Quietly) => Ending::Abort,
+            Err(Unread::Refused(refusal, refused)) => {
+                let request_id = service.refused(refusal, refused.as_deref());
+                refuse_head(&wire, service.limits().body, refusal, &request_id).await
+            }
+        };
+        match ending {
+            Ending::Keep => {}
+            Ending::Close => return wire::close(&wire, LINGER, LINGER_BYTES_MAX).await,
+            Ending::Abort => return,
+        }
+    }
+}
+
+/// Waits for the first byte of a request; false where none will come.
+async fn request_begins<T: Transport, S: Service>(wire: &Shared<T>, service: &S) -> bool {
+    wire.borrow().reading.arm_idle(service.limits().idle);
+    let begins = poll_fn(|cx| {
+        let wire = &mut *wire.borrow_mut();
+        if !wire.input.is_empty() {
+            return Poll::Ready(true);
+        }
+        if service.draining() {
+            return Poll::Ready(false);
+        }
+        wire.poll_fill(cx).map(|filled| filled.is_ok())
+    })
+    .await;
+    wire.borrow().reading.disarm();
+    begins
+}
+
+/// Why there is no head.
+enum Unread {
+    /// The connection ended between two requests, or broke.
+    Quietly,
+    /// It is refused, or did not come in time.
+    Refused(Refusal, Option<Box<Refused>>),
+}
+
+async fn read_head<T: Transport, S: Service>(
+    wire: &Shared<T>,
+    service: &S,
+) -> Result<Screened<RequestHead>, Unread> {
+    wire.borrow().reading.arm(service.limits().head);
+    let mut judged =
+        Judged { scan: Scan::default(), storage: storage(), policy: service.policy(None) };
+    loop {
+        judged = match judge(&mut wire.borrow_mut().input, service, judged)? {
+            Judgement::Complete(screened) => return Ok(screened),
+            Judgement::Partial(judged) => judged,
+        };
+        match poll_fn(|cx| wire.borrow_mut().poll_fill(cx)).await {
+            Ok(()) => {}
+            Err(Stop::Elapsed) => return Err(Unread::Refused(Refusal::HeadTimeout, None)),
+            Err(Stop::Ended | Stop::Broken) => return Err(Unread::Quietly),
+        }
+    }
+}
+
+/// How far the judging of a head has come.
+struct Judged {
+    scan: Scan,
+    storage: Storage,
+    policy: Arc<Policy>,
+}
+
+enum Judgement {
+    Partial(Judged),
+    Complete(Screened<RequestHead>),
+}
+
+fn judge<S: Service>(
+    input: &mut BytesMut,
+    service: &S,
+    judged: Judged,
+) -> Result<Judgement, Unread> {
+    let Judged { mut scan, storage, policy } = judged;
+    match screen::request(input, &mut scan, &policy, storage) {
+        Ok(Reading::Partial(storage)) => Ok(Judgement::Partial(Judged { scan, storage, policy })),
+        Ok(Reading::Complete { screened, consumed }) => {
+            let own = service.policy(Some(screened.head.authority().host()));
+            if Arc::ptr_eq(&own, &policy) {
+                input.advance(consumed);
+                return Ok(Judgement::Complete(screened));
+            }
+            // The host's site judges by rules of its own: once more, with these.
+            let storage = screened.head.into_storage();
+            judge(input, service, Judged { scan: Scan::default(), storage, policy: own })
+        }
+        Err(refused) => Err(Unread::Refused(refused.reason, Some(refused))),
+    }
+}
+
+/// What of a request decides how its response is written.
+#[derive(Clone)]
+struct Shape {
+    policy: Arc<Policy>,
+    version: Version,
+    persistent: bool,
+    is_head: bool,
+    expects_continue: bool,
+    patience: Duration,
+}
+
+async fn exchange<T: Transport, S: Service>(
+    wire: &Shared<T>,
+    service: &S,
+    screened: Screened<RequestHead>,
+    since: Instant,
+) -> Ending {
+    let Screened { head, findings } = screened;
+    let shape = Shape {
+        policy: service.policy(Some(head.authority().host())),
+        version: head.version(),
+        persistent: head.persistent(),
+        is_head: head.method() == "HEAD",
+        expects_continue: head.expects_continue(),
+        patience: service.limits().body,
+    };
+    let host = head.authority().host();
+    {
+        let wire = &mut *wire.borrow_mut();
+        wire.reading.disarm();
+        wire.body = Progress::begin(head.framing(), service.body_bytes_max(host));
+    }
+    let body = RequestBody::new(wire.clone(), shape.policy.clone(), shape.patience);
+    let request = Request { head, findings, body, since };
+    let interim = async |head: ResponseHead| write_interim(wire, &head, &shape).await;
+    let answer = pin!(service.answer(request, interim));
+    let Some(answer) = unless_gone(wire, answer).await else { return Ending::Abort };
+    respond(wire, service, &shape, answer).await
+}
+
+/// Runs `work` until it is done, or until the client is gone: then the work is dropped.
+async fn unless_gone<T: Transport, F: Future>(
+    wire: &Shared<T>,
+    mut work: Pin<&mut F>,
+) -> Option<F::Output> {
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = work.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        poll_client_gone(wire, cx).map(|()| None)
+    })
+    .await
+}
+
+fn poll_client_gone<T: Transport>(wire: &Shared<T>, cx: &mut std::task::Context<'_>) -> Poll<()> {
+    let wire = &mut *wire.borrow_mut();
+    // While the body is being read, its reader finds out.
+    if wire.body.is_complete() { wire.poll_gone(cx) } else { Poll::Pending }
+}
+
+async fn write_interim<T: Transport>(
+    wire: &RefCell<Wire<T>>,
+    head: &ResponseHead,
+    shape: &Shape,
+) -> Result<(), Refusal> {
+    if shape.version == Version::H10 {
+        return Ok(()); // RFC 9110 15.2: never to a 1.0 client.
+    }
+    let mut out = output();
+    head.write_h1(&mut out, &whole(None));
+    let written = wire::write_all(wire, &out, shape.patience).await;
+    output_done(out);
+    written?;
+    wire::flush(wire, shape.patience).await
+}
+
+async fn respond<T: Transport, S: Service>(
+    wire: &Shared<T>,
+    service: &S,
+    shape: &Shape,
+    answer: Answer<S::Body, S::Upgraded, S::Ticket>,
+) -> Ending {
+    let Answer { reply, request_id, ticket } = answer;
+    let close = !shape.persistent || service.draining() || !may_continue(wire, shape);
+    let local = match reply {
+        Reply::Response { head, body } => {
+            let framed = frame(&head, shape, close);
+            return relay(wire, shape, framed, (head, body), (&request_id, ticket)).await;
+        }
+        Reply::Upgraded { head, io } => {
+            let mut out = output();
+            head.write_h1(&mut out, &whole(Some(&request_id)));
+            let leftover = wire.borrow_mut().input.split().freeze();
+            let (received, sent) = tunnel::run(wire, io, &out, leftover).await;
+            ticket.finish(received, sent, None);
+            return Ending::Close;
+        }
+        Reply::Refused { refusal, page } => Local::refusal(refusal, page, &request_id),
+        Reply::Redirect(location) => Local::redirect(location, &request_id),
+    };
+    let close = close || local.closes();
+    let mut out = output();
+    local.write_h1(&mut out, shape.version, close, shape.is_head);
+    let written = write_and_flush(wire, &out, shape.patience).await;
+    let sent = local.body().len() as u64;
+    output_done(out);
+    ticket.note(Direction::Request, &wire.borrow().body.findings);
+    ticket.finish(wire.borrow().body.received, sent, local.refusal);
+    match written {
+        Ok(()) => settle(wire, shape, close).await,
+        Err(_) => Ending::Abort,
+    }
+}
+
+/// How the response's body is framed towards this client, and whether the connection stays.
+struct Framed {
+    chunked: bool,
+    close: bool,
+}
+
+/// RFC 9112 6.3, from our side: a length where there is one; chunks for what ends otherwise; the
+/// close alone where the client knows no chunks.
+fn frame(head: &ResponseHead, shape: &Shape, close: bool) -> Framed {
+    match head.framing() {
+        Framing::None | Framing::Length(_) => Framed { chunked: false, close },
+        Framing::Chunked | Framing::UntilClose | Framing::Stream => match shape.version {
+            Version::H10 => Framed { chunked: false, close: true },
+            Version::H11 | Version::H2 => Framed { chunked: !shape.is_head, close },
+        },
+    }
+}
+
+async fn relay<T: Transport, B, K>(
+    wire: &Shared<T>,
+    shape: &Shape,
+    framed: Framed,
+    (head, mut body): (ResponseHead, B),
+    (request_id, ticket): (&str, K),
+) -> Ending
+where
+    B: Source,
+    K: Ticket,
+{
+    let mut out = output();
+    head.write_h1(
+        &mut out,
+        &ResponseTo {
+            version: shape.version,
+            close: framed.close,
+            chunked: framed.chunked,
+            request_id: Some(request_id),
+        },
+    );
+    let mut sent = 0;
+    let relayed = relay_body(wire, &mut out, &mut body, framed.chunked, (&mut sent, shape)).await;
+    output_done(out);
+    ticket.note(Direction::Response, &body.take_findings());
+    drop(body); // With it goes what is left of the request's body.
+    ticket.note(Direction::Request, &wire.borrow().body.findings);
+    ticket.finish(wire.borrow().body.received, sent, relayed.err());
+    match relayed {
+        Ok(()) => settle(wire, shape, framed.close).await,
+        // Nothing must make a response that was cut short look whole: no last chunk, no
+        // close_notify.
+        Err(_) => Ending::Abort,
+    }
+}
+
+/// A head that is the whole message.
+fn whole(request_id: Option<&str>) -> ResponseTo<'_> {
+    ResponseTo { version: Version::H11, close: false, chunked: false, request_id }
+}
+
+enum Step {
+    Frame(Frame<Bytes>),
+    /// Nothing more is there now: what has been gathered goes out.
+    Flush,
+    End,
+}
+
+/// Relays a body behind the head that stands in `out`. What is there together goes out together.
+async fn relay_body<T: Transport, B>(
+    wire: &Shared<T>,
+    out: &mut Vec<u8>,
+    body: &mut B,
+    chunked: bool,
+    (sent, shape): (&mut u64, &Shape),
+) -> Result<(), Refusal>
+where
+    B: Body<Data = Bytes, Error = Refusal> + Unpin,
+{
+    loop {
+        match next_step(wire, out, body).await? {
+            Step::Flush => {
+                write_and_flush(wire, out, shape.patience).await?;
+                out.clear();
+            }
+            Step::Frame(frame) => match frame.into_data() {
+                Ok(data) => {
+                    *sent += data.len() as u64;
+                    write_data(wire, out, data, chunked, shape.patience).await?;
+                }
+                Err(frame) => {
+                    if let (true, Ok(trailers)) = (chunked, frame.into_trailers()) {
+                        out.extend_from_slice(b"0\r\n");
+                        screen::write_trailers(&trailers, out);
+                        return write_and_flush(wire, out, shape.patience).await;
+                    }
+                }
+            },
+            Step::End => {
+                if chunked {
+                    chunk::write_end(out);
+                }
+                return write_and_flush(wire, out, shape.patience).await;
+            }
+        }
+    }
+}
+
+async fn next_step<T: Transport, B>(
+    wire: &Shared<T>,
+    out: &[u8],
+    body: &mut B,
+) -> Result<Step, Refusal>
+where
+    B: Body<Data = Bytes, Error = Refusal> + Unpin,
+{
+    if body.is_end_stream() {
+        return Ok(Step::End);
+    }
+    poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
+        Poll::Ready(Some(Ok(frame))) => Poll::Ready(Ok(Step::Frame(frame))),
+        Poll::Ready(Some(Err(refusal))) => Poll::Ready(Err(refusal)),
+        Poll::Ready(None) => Poll::Ready(Ok(Step::End)),
+        Poll::Pending if !out.is_empty() => Poll::Ready(Ok(Step::Flush)),
+        Poll::Pending => poll_client_gone(wire, cx).map(|()| Err(Refusal::ClientGone)),
+    })
+    .await
+}
+
+/// Gathers small pieces behind what stands in `out`; large ones go out without being copied.
+async fn write_data<T: Transport>(
+    wire: &Shared<T>,
+    out: &mut Vec<u8>,
+    mut data: Bytes,
+    chunked: bool,
+    patience: Duration,
+) -> Result<(), Refusal> {
+    if data.is_empty() {
+        return Ok(()); // An empty chunk would end the body.
+    }
+    if chunked {
+        chunk::write_size(out, data.len());
+    }
+    let room = buffers::BUFFER_BYTES.saturating_sub(out.len());
+    if !out.is_empty() {
+        out.extend_from_slice(&data.split_to(room.min(data.len())));
+    }
+    if !data.is_empty() {
+        wire::write_all(wire, out, patience).await?;
+        out.clear();
+        wire::write_all(wire, &data, patience).await?;
+    }
+    if chunked {
+        out.extend_from_slice(b"\r\n");
+    }
+    Ok(())
+}
+
+async fn write_and_flush<T: Transport>(
+    wire: &RefCell<Wire<T>>,
+    bytes: &[u8],
+    patience: Duration,
+) -> Result<(), Refusal> {
+    wire::write_all(wire, bytes, patience).await?;
+    wire::flush(wire, patience).await
+}
+
+/// Whether another request may follow: the end of this one's body is in reach.
+fn may_continue<T>(wire: &Shared<T>, shape: &Shape) -> bool {
+    let wire = wire.borrow();
+    match wire.body.left() {
+        Some(0) => true,
+        // A client told the end before it was told to go on may send the body or not.
+        Some(_) if shape.expects_continue && wire.body.received == 0 => false,
+        Some(left) => left <= DRAIN_BYTES_MAX,
+        None => !shape.expects_continue,
+    }
+}
+
+/// After a whole response: reads the rest of the request's body, where that is worth it.
+async fn settle<T: Transport>(wire: &Shared<T>, shape: &Shape, close: bool) -> Ending {
+    if close || wire.borrow().ended {
+        return Ending::Close;
+    }
+    if wire.borrow().body.is_complete() {
+        return Ending::Keep;
+    }
+    if !may_continue(wire, shape) {
+        return Ending::Close;
+    }
+    let mut rest = RequestBody::new(wire.clone(), shape.policy.clone(), shape.patience);
+    let end = wire.borrow().body.received + DRAIN_BYTES_MAX;
+    loop {
+        match poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx)).await {
+            None => return Ending::Keep,
+            Some(Ok(_)) if wire.borrow().body.received <= end => {}
+            Some(_) => return Ending::Close,
+        }
+    }
+}
+
+async fn refuse_head<T: Transport>(
+    wire: &Shared<T>,
+    patience: Duration,
+    refusal: Refusal,
+    request_id: &str,
+) -> Ending {
+    let mut out = output();
+    Local::refusal(refusal, None, request_id).write_h1(&mut out, Version::H11, true, false);
+    let written = write_and_flush(wire, &out, patience).await;
+    output_done(out);
+    if written.is_ok() { Ending::Close } else { Ending::Abort }
+}
+
+fn output() -> Vec<u8> {
+    OUTPUTS
+        .with_borrow_mut(Vec::pop)
+        .unwrap_or_else(|| Vec::with_capacity(buffers::BUFFER_BYTES + 1024))
+}
+
+fn output_done(mut out: Vec<u8>) {
+    out.clear();
+    OUTPUTS.with_borrow_mut(|kept| {
+        if kept.len() < STORAGES_MAX && out.capacity() <= 4 * buffers::BUFFER_BYTES {
+            kept.push(out);
+        }
+    });
+}
+
+/// Memory for a head.
+pub fn storage() -> Storage {
+    STORAGES.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+/// Gives a head's memory back for the next request on this thread.
+pub fn recycle(head: RequestHead) {
+    STORAGES.with_borrow_mut(|kept| {
+        if kept.len() < STORAGES_MAX {
+            kept.push(head.into_storage());
+        }
+    });
+}

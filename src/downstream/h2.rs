@@ -1,0 +1,472 @@
+//! An HTTP/2 connection to a client (RFC 9113), on hyper's framing.
+//!
+//! Each stream's head passes the same screening as an HTTP/1 head and reaches the same service;
+//! what comes back is the same canonical response. hyper keeps the protocol's own bounds (streams,
+//! header lists, resets); this room adds the waits: idle connections, request bodies, and clients
+//! that take no response.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use slab::Slab;
+use tokio::time::Instant;
+
+use super::answer::Local;
+use super::{Answer, Reply, Request, Service, Source, Ticket, Transport};
+use crate::refusal::Refusal;
+use crate::screen::{
+    self, Direction, Finding, Policy, Refused, RequestHead, ResponseHead, Screened,
+};
+use crate::timers::{Deadline, Timers};
+
+/// Streams open at one time on a connection; RFC 9113 6.5.2 recommends at least 100.
+const STREAMS_MAX: u32 = 128;
+
+/// What a client may send ahead on one stream, and on the whole connection (RFC 9113 5.2).
+const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// Response bytes buffered for one stream that the client does not take.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// A decoded header list (RFC 9113 6.5.2); the default of `headers.max_head`.
+const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+
+/// Resets by the client that may wait to be accepted (rapid reset, CVE-2023-44487).
+const RESETS_PENDING_MAX: usize = 20;
+
+/// Stream errors the client may provoke us into (MadeYouReset, CVE-2025-8671).
+const RESETS_PROVOKED_MAX: usize = 64;
+
+/// A silent connection is asked with a PING, and given up without an answer.
+const PING_AFTER: Duration = Duration::from_secs(30);
+const PING_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How often a connection with open streams looks for clients that take nothing.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A connection's streams, seen from its supervisor.
+struct Streams {
+    open: Cell<usize>,
+    /// For each streaming response: when the client was given a piece that nobody has asked to
+    /// follow since. `None` while the endpoint is what it waits for.
+    offered: RefCell<Slab<Option<Instant>>>,
+}
+
+/// Serves a connection until either side ends it.
+///
+/// *Cancel safety*: dropping the future aborts the connection and all work upstream.
+pub async fn serve<T: Transport, S: Service>(io: T, timers: &Rc<Timers>, service: Rc<S>) {
+    let streams = Rc::new(Streams { open: Cell::new(0), offered: RefCell::default() });
+    let answers = {
+        let (service, streams, timers) = (service.clone(), streams.clone(), timers.clone());
+        service_fn(move |request| {
+            let open = Open::new(&streams);
+            stream(request, service.clone(), timers.clone(), open)
+        })
+    };
+    let connection = builder().serve_connection(TokioIo::new(io), answers);
+    supervise(pin!(connection), &*service, &streams, timers.deadline()).await;
+}
+
+fn builder() -> hyper::server::conn::http2::Builder<OnThisThread> {
+    let mut builder = hyper::server::conn::http2::Builder::new(OnThisThread);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(RESETS_PROVOKED_MAX)
+        .keep_alive_interval(PING_AFTER)
+        .keep_alive_timeout(PING_PATIENCE);
+    builder
+}
+
+/// Runs hyper's tasks on this thread.
+#[derive(Clone, Copy)]
+struct OnThisThread;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for OnThisThread {
+    fn execute(&self, work: F) {
+        tokio::task::spawn_local(work);
+    }
+}
+
+/// A connection as its supervisor drives it.
+trait Drive: Future {
+    /// Tells the client to open no more streams.
+    fn wind_down(self: Pin<&mut Self>);
+}
+
+impl<T, S, B> Drive for hyper::server::conn::http2::Connection<T, S, OnThisThread>
+where
+    T: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    OnThisThread: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
+{
+    fn wind_down(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+async fn supervise<C: Drive, S: Service>(
+    mut connection: Pin<&mut C>,
+    service: &S,
+    streams: &Streams,
+    deadline: Deadline,
+) {
+    let mut winding_down = false;
+    poll_fn(|cx| {
+        loop {
+            if connection.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let limits = service.limits();
+            let idle = streams.open.get() == 0;
+            if !deadline.is_armed() || idle != deadline.is_idle() {
+                match idle {
+                    true => deadline.arm_idle(limits.idle),
+                    false => deadline.arm(LOOK_EVERY),
+                }
+            }
+            if !winding_down && service.draining() {
+                winding_down = true;
+                connection.as_mut().wind_down();
+                continue;
+            }
+            if deadline.poll_elapsed(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if idle && winding_down {
+                return Poll::Ready(()); // Told to end, and it did not.
+            }
+            if idle {
+                winding_down = true;
+                connection.as_mut().wind_down();
+                deadline.arm(LOOK_EVERY);
+                continue;
+            }
+            if streams.stalled(limits.body) {
+                return Poll::Ready(());
+            }
+            deadline.arm(LOOK_EVERY);
+        }
+    })
+    .await;
+}
+
+impl Streams {
+    /// Whether a client has left a piece of a response untaken for `patience`.
+    fn stalled(&self, patience: Duration) -> bool {
+        let now = Instant::now();
+        self.offered
+            .borrow()
+            .iter()
+            .any(|(_, offered)| offered.is_some_and(|since| now - since > patience))
+    }
+}
+
+/// An open stream; counted until it is dropped.
+struct Open {
+    streams: Rc<Streams>,
+    key: usize,
+}
+
+impl Open {
+    fn new(streams: &Rc<Streams>) -> Open {
+        streams.open.set(streams.open.get() + 1);
+        let key = streams.offered.borrow_mut().insert(None);
+        Open { streams: streams.clone(), key }
+    }
+
+    fn offered(&self, since: Option<Instant>) {
+        self.streams.offered.borrow_mut()[self.key] = since;
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.streams.offered.borrow_mut().remove(self.key);
+        self.streams.open.set(self.streams.open.get() - 1);
+    }
+}
+
+/// The life of a stream. An error resets it with the reason inside.
+async fn stream<S: Service>(
+    request: http::Request<Incoming>,
+    service: Rc<S>,
+    timers: Rc<Timers>,
+    open: Open,
+) -> Result<http::Response<ResponseBody<S::Body, S::Ticket>>, h2::Error> {
+    let since = Instant::now();
+    let (parts, incoming) = request.into_parts();
+    let screened = match screened(&parts, incoming.is_end_stream(), &*service) {
+        Ok(screened) => screened,
+        Err(refused) => {
+            let request_id = service.refused(refused.reason, Some(&refused));
+            return Ok(local(&Local::refusal(refused.reason, None, &request_id), open));
+        }
+    };
+    let Screened { head, findings } = screened;
+    let host = head.authority().host();
+    let received = Rc::new(Received::default());
+    let body = RequestBody {
+        policy: service.policy(Some(host)),
+        bytes_max: service.body_bytes_max(host),
+        patience: service.limits().body,
+        deadline: (!incoming.is_end_stream()).then(|| timers.deadline()),
+        received: received.clone(),
+        incoming,
+    };
+    drop(parts);
+    let request = Request { head, findings, body, since };
+    // hyper's server has no way to send interim responses; they may be left out (RFC 9110 15.2).
+    let interim = async |_: ResponseHead| Ok(());
+    let Answer { reply, request_id, ticket } = service.answer(request, interim).await;
+    let local_reply = match reply {
+        Reply::Response { head, body } => {
+            return Ok(relayed(&head, body, &request_id, (ticket, received, open)));
+        }
+        // No Upgrade field can have been sent (RFC 9113 8.6): an endpoint that switches did so
+        // unasked.
+        Reply::Upgraded { .. } => Local::refusal(Refusal::UpstreamHeadMalformed, None, &request_id),
+        Reply::Refused { refusal: Refusal::RequestQueueFull, page: None } => {
+            ticket.finish(received.bytes.get(), 0, Some(Refusal::RequestQueueFull));
+            return Err(h2::Reason::REFUSED_STREAM.into());
+        }
+        Reply::Refused { refusal, page } => Local::refusal(refusal, page, &request_id),
+        Reply::Redirect(location) => Local::redirect(location, &request_id),
+    };
+    ticket.finish(received.bytes.get(), local_reply.body().len() as u64, local_reply.refusal);
+    Ok(local(&local_reply, open))
+}
+
+fn screened<S: Service>(
+    parts: &http::request::Parts,
+    end_stream: bool,
+    service: &S,
+) -> Result<Screened<RequestHead>, Box<Refused>> {
+    let policy = service.policy(None);
+    let screened = screen::request_h2(parts, end_stream, &policy, super::h1::storage())?;
+    let own = service.policy(Some(screened.head.authority().host()));
+    if Arc::ptr_eq(&own, &policy) {
+        return Ok(screened);
+    }
+    screen::request_h2(parts, end_stream, &own, screened.head.into_storage())
+}
+
+fn relayed<B, K>(
+    head: &ResponseHead,
+    body: B,
+    request_id: &str,
+    (ticket, received, open): (K, Rc<Received>, Open),
+) -> http::Response<ResponseBody<B, K>>
+where
+    B: Source,
+    K: Ticket + Unpin,
+{
+    let mut response = ResponseBody {
+        content: Content::Upstream(body),
+        account: Some(Account { ticket, received, sent: 0 }),
+        open,
+    };
+    if response.is_end_stream() {
+        response.settle(None); // hyper will not poll it.
+    }
+    let head = head.to_h2(Some(request_id)).unwrap_or_else(|_| unwritable());
+    head.map(|()| response)
+}
+
+fn local<B, K>(local: &Local, open: Open) -> http::Response<ResponseBody<B, K>> {
+    let body = Content::Local(Some(local.body().clone()).filter(|body| !body.is_empty()));
+    local.to_h2().map(|()| ResponseBody { content: body, account: None, open })
+}
+
+enum Content<B> {
+    Upstream(B),
+    Local(Option<Bytes>),
+}
+
+struct Account<K> {
+    ticket: K,
+    received: Rc<Received>,
+    sent: u64,
+}
+
+/// A response's body on its way to hyper.
+struct ResponseBody<B, K> {
+    content: Content<B>,
+    /// `None` once the request's account is closed.
+    account: Option<Account<K>>,
+    open: Open,
+}
+
+impl<B: Source, K: Ticket> ResponseBody<B, K> {
+    fn settle(&mut self, cut: Option<Refusal>) {
+        if let Some(account) = self.account.take() {
+            if let Content::Upstream(body) = &mut self.content {
+                account.ticket.note(Direction::Response, &body.take_findings());
+            }
+            account.ticket.note(Direction::Request, &account.received.findings.borrow());
+            account.ticket.finish(account.received.bytes.get(), account.sent, cut);
+        }
+    }
+}
+
+impl<B, K> Body for ResponseBody<B, K>
+where
+    B: Source,
+    K: Ticket + Unpin,
+{
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        let this = &mut *self;
+        let body = match &mut this.content {
+            Content::Local(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Content::Upstream(body) => body,
+        };
+        this.open.offered(None);
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Ok(frame))) => {
+                this.open.offered(Some(Instant::now()));
+                if let (Some(account), Some(data)) = (&mut this.account, frame.data_ref()) {
+                    account.sent += data.len() as u64;
+                }
+                if this.is_end_stream() {
+                    this.settle(None); // hyper does not ask again then.
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                this.settle(None);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(refusal))) => {
+                this.settle(Some(refusal));
+                // The stream is reset: a response that was cut short never looks whole.
+                Poll::Ready(Some(Err(h2::Reason::INTERNAL_ERROR.into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Upstream(body) => body.is_end_stream(),
+            Content::Local(bytes) => bytes.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Upstream(body) => body.size_hint(),
+            Content::Local(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+        }
+    }
+}
+
+/// A head that the HTTP library does not take; the screener lets none such through.
+fn unwritable() -> http::Response<()> {
+    Local::refusal(Refusal::UpstreamHeadMalformed, None, "").to_h2()
+}
+
+/// What came of a request's body so far.
+#[derive(Default)]
+struct Received {
+    bytes: Cell<u64>,
+    findings: RefCell<Vec<Finding>>,
+}
+
+/// An HTTP/2 request's body, within its limit and deadline.
+struct RequestBody {
+    incoming: Incoming,
+    policy: Arc<Policy>,
+    bytes_max: Option<u64>,
+    patience: Duration,
+    deadline: Option<Deadline>,
+    received: Rc<Received>,
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Refusal;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Refusal>>> {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        let Poll::Ready(frame) = polled else { return self.poll_late(cx) };
+        if let Some(deadline) = &self.deadline {
+            deadline.disarm();
+        }
+        Poll::Ready(match frame {
+            None => None,
+            Some(Err(_)) => Some(Err(Refusal::ClientGone)),
+            Some(Ok(frame)) => Some(self.judged(frame)),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl RequestBody {
+    fn poll_late(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Refusal>>> {
+        let Some(deadline) = &self.deadline else { return Poll::Pending };
+        if !deadline.is_armed() {
+            deadline.arm(self.patience);
+        }
+        deadline.poll_elapsed(cx).map(|_| Some(Err(Refusal::BodyTimeout)))
+    }
+
+    fn judged(&self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Refusal> {
+        match frame.into_data() {
+            Ok(data) => {
+                self.received.bytes.set(self.received.bytes.get() + data.len() as u64);
+                if self.bytes_max.is_some_and(|max| self.received.bytes.get() > max) {
+                    return Err(Refusal::BodyTooLarge);
+                }
+                Ok(Frame::data(data))
+            }
+            Err(frame) => {
+                let trailers = frame.into_trailers().unwrap_or_default();
+                let screened = screen::trailers_h2(&trailers, &self.policy, Direction::Request);
+                let (kept, findings) = match screened {
+                    Ok(screened) => (Ok(screened.head), screened.findings),
+                    Err(refused) => (Err(Refusal::BodyMalformed), refused.findings),
+                };
+                self.received.findings.borrow_mut().extend(findings);
+                kept.map(Frame::trailers)
+            }
+        }
+    }
+}

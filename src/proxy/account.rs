@@ -1,0 +1,244 @@
+//! The account of one request: opened with its first byte, closed with its response's last.
+//!
+//! It holds the permit and gives it back, counts the request for its site, and writes the access
+//! log's line. However a request ends, its account is closed exactly once: by
+//! [`Ticket::finish`], or by its drop, which tells that the client is gone.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::request::{self, Active, Connection, Security};
+use super::{SiteState, Thread};
+use crate::accesslog::AccessRecord;
+use crate::admission::Permit;
+use crate::downstream::{Reply, Ticket, h1};
+use crate::findings::FindingContext;
+use crate::metrics::UpstreamResult;
+use crate::refusal::{Refusal, Side};
+use crate::screen::{Direction, Finding, RequestHead, Version};
+use crate::sites::{Site, TlsVersion};
+use crate::upstream::Endpoint;
+
+/// One request's account.
+pub struct Account {
+    thread: Rc<Thread>,
+    connection: Rc<Connection>,
+    request_id: Rc<str>,
+    since: Instant,
+    time: SystemTime,
+    site: Option<(Arc<Site>, Arc<SiteState>)>,
+    head: Option<RequestHead>,
+    permit: Option<Permit>,
+    queue: Duration,
+    asked: Option<Instant>,
+    upstream: Duration,
+    endpoint: Option<Arc<Endpoint>>,
+    status: u16,
+    refusal: Option<Refusal>,
+    closed: bool,
+    _active: Active,
+}
+
+impl Account {
+    /// Opens the account of a request whose first byte was read at `since`.
+    pub fn open(
+        thread: &Rc<Thread>,
+        connection: &Rc<Connection>,
+        active: Active,
+        since: Instant,
+        request_id: &Rc<str>,
+    ) -> Account {
+        Account {
+            thread: thread.clone(),
+            connection: connection.clone(),
+            request_id: request_id.clone(),
+            since,
+            time: SystemTime::now(),
+            site: None,
+            head: None,
+            permit: None,
+            queue: Duration::ZERO,
+            asked: None,
+            upstream: Duration::ZERO,
+            endpoint: None,
+            status: 0,
+            refusal: None,
+            closed: false,
+            _active: active,
+        }
+    }
+
+    /// The request's site is found.
+    pub fn site(&mut self, site: &Arc<Site>, state: &Arc<SiteState>) {
+        self.site = Some((site.clone(), state.clone()));
+    }
+
+    /// The head goes into the account once nobody else needs it.
+    pub fn head(&mut self, head: RequestHead) {
+        self.head = Some(head);
+    }
+
+    /// When the request began to wait for anything.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// The request may go to an endpoint, after waiting so long for its turn.
+    pub fn admitted(&mut self, permit: Permit, waited: Duration) {
+        self.permit = Some(permit);
+        self.queue = waited;
+        self.asked = Some(Instant::now());
+    }
+
+    /// An endpoint has answered.
+    pub fn answered(&mut self, endpoint: Arc<Endpoint>, status: u16) {
+        self.upstream = self.asked.map(|asked| asked.elapsed()).unwrap_or_default();
+        self.endpoint = Some(endpoint);
+        self.status = status;
+        if let Some((_, state)) = &self.site {
+            state.metrics.upstream(UpstreamResult::Answered, self.upstream);
+        }
+    }
+
+    /// No endpoint has answered.
+    pub fn upstream_failed(&mut self, endpoint: Option<Arc<Endpoint>>, refusal: Refusal) {
+        self.upstream = self.asked.map(|asked| asked.elapsed()).unwrap_or_default();
+        self.endpoint = endpoint;
+        if let Some(permit) = self.permit.take() {
+            match refusal.side() {
+                Side::Upstream => permit.failed(),
+                Side::Downstream | Side::Edge => drop(permit),
+            }
+        }
+        let result = match refusal {
+            Refusal::UpstreamTimeout => UpstreamResult::Timeout,
+            Refusal::UpstreamHeadMalformed => UpstreamResult::Malformed,
+            _ => UpstreamResult::Failed,
+        };
+        if let (Some((_, state)), Side::Upstream) = (&self.site, refusal.side()) {
+            state.metrics.upstream(result, self.upstream);
+        }
+    }
+
+    /// What the client is told of a refusal: the site's maintenance page where no endpoint answers.
+    pub fn refuse<B, U>(&mut self, refusal: Refusal) -> Reply<B, U> {
+        self.refusal = Some(refusal);
+        let page = match (refusal, &self.site) {
+            (Refusal::NoEndpoint, Some((site, _))) => site.maintenance.clone(),
+            _ => None,
+        };
+        Reply::Refused { refusal, page }
+    }
+
+    fn close(&mut self, received: u64, sent: u64, cut: Option<Refusal>) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
+        self.refusal = self.refusal.or(cut);
+        if self.status == 0 {
+            self.status = self.refusal.and_then(Refusal::status).unwrap_or(308);
+        } else if cut.is_some_and(|cut| cut.side() == Side::Downstream) {
+            self.status = 499;
+        }
+        self.learn(cut);
+        self.count(received, sent);
+        self.log(received, sent);
+        if let Some(head) = self.head.take() {
+            h1::recycle(head);
+        }
+    }
+
+    /// Teaches the site's limit what its endpoints can do.
+    fn learn(&mut self, cut: Option<Refusal>) {
+        let Some(permit) = self.permit.take() else { return };
+        match cut.map(Refusal::side) {
+            Some(Side::Upstream) => permit.failed(),
+            Some(Side::Downstream | Side::Edge) => drop(permit),
+            None => permit.succeeded(self.upstream),
+        }
+    }
+
+    fn count(&self, received: u64, sent: u64) {
+        let elapsed = self.since.elapsed();
+        let Some((_, state)) = &self.site else {
+            if let Some(refusal) = self.refusal {
+                self.thread.proxy.metrics.turned_away(refusal);
+            }
+            return self.thread.proxy.metrics.request_without_site(self.status, elapsed);
+        };
+        state.metrics.request(self.status, elapsed);
+        state.metrics.bytes(received, sent);
+        if let Some(refusal) = self.refusal {
+            state.metrics.refused(refusal);
+        }
+    }
+
+    fn log(&self, bytes_in: u64, bytes_out: u64) {
+        let live = self.thread.live();
+        let (tls_version, resumed) = match &self.connection.security {
+            Security::Plain { .. } => ("", false),
+            Security::Tls { settled, .. } => match settled.version {
+                TlsVersion::Tls12 => ("1.2", settled.resumed),
+                TlsVersion::Tls13 => ("1.3", settled.resumed),
+            },
+        };
+        let head = self.head.as_ref();
+        let field = |name| head.and_then(|head| head.field(name)).unwrap_or_default();
+        live.access.log(&AccessRecord {
+            time: self.time,
+            site: self.site.as_ref().map_or("", |(site, _)| site.id.as_str()),
+            host: head.map_or("", |head| head.authority().host()),
+            client: self.connection.client.ip(),
+            client_port: self.connection.client.port(),
+            method: head.map_or("", RequestHead::method),
+            path: head.map_or("", RequestHead::target),
+            protocol: match head.map(RequestHead::version) {
+                None => "",
+                Some(Version::H10) => "1.0",
+                Some(Version::H11) => "1.1",
+                Some(Version::H2) => "2",
+            },
+            status: self.status,
+            bytes_in,
+            bytes_out,
+            queue: self.queue,
+            upstream: self.upstream,
+            total: self.since.elapsed(),
+            tls_version,
+            resumed,
+            refusal: self.refusal,
+            request_id: &self.request_id,
+            endpoint: self.endpoint.as_ref().map_or("", |endpoint| endpoint.url()),
+            user_agent: field("user-agent"),
+            referer: field("referer"),
+        });
+    }
+}
+
+impl Ticket for Account {
+    fn note(&self, direction: Direction, findings: &[Finding]) {
+        if findings.is_empty() {
+            return;
+        }
+        let request_line = self.head.as_ref().map_or_else(String::new, request::line);
+        let context = FindingContext {
+            request_line: &request_line,
+            upstream: self.endpoint.as_ref().map(|endpoint| endpoint.url()),
+            request_id: &self.request_id,
+            now: SystemTime::now(),
+        };
+        let site = self.site.as_ref().map(|(site, _)| &site.id);
+        self.thread.proxy.findings.record(site, direction, findings, context);
+    }
+
+    fn finish(mut self, received: u64, sent: u64, cut: Option<Refusal>) {
+        self.close(received, sent, cut);
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.close(0, 0, Some(Refusal::ClientGone));
+    }
+}

@@ -1,0 +1,251 @@
+//! The life of a connection, top to bottom: accepted, introduced, greeted, admitted to the
+//! handshake queue - and, once its handshake is done elsewhere, served.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tokio::net::TcpStream;
+
+use super::handshake::{Handshaken, Waiting};
+use super::request::Handler;
+use super::{ConnectionSlot, Live, Thread, certificate};
+use crate::admission::Entry;
+use crate::admission::clients::ClientConnection;
+use crate::downstream::{self, Transport};
+use crate::listener::{kernel, proxy_protocol};
+use crate::metrics::{ConnectionGauge, ConnectionState};
+use crate::names::{CustomerId, Hostname};
+use crate::refusal::Refusal;
+use crate::sites::Site;
+use crate::tls::{self, Socket, hello};
+
+/// The key of fairness for all server names that no site has.
+const UNKNOWN_CUSTOMER: &str = "unknown";
+
+/// What every connection holds from accept to close.
+pub struct Holding {
+    /// Its place in the process's bound.
+    pub slot: ConnectionSlot,
+    /// Where it stands, for the metrics.
+    pub gauge: ConnectionGauge,
+    /// Its place among the client's connections to the site.
+    pub client: Option<ClientConnection>,
+}
+
+/// What a listener hands over.
+pub struct Arrival {
+    /// The connection.
+    pub stream: TcpStream,
+    /// Who made it, as the kernel says.
+    pub client: SocketAddr,
+    /// Its place in the process's bound.
+    pub slot: ConnectionSlot,
+}
+
+/// A connection to a TLS listener, from accept to the handshake queue. A refusal ends it.
+pub async fn arrive(thread: Rc<Thread>, arrival: Arrival) {
+    let Arrival { stream, client, slot } = arrival;
+    let gauge = thread.proxy.metrics.connection(ConnectionState::Accepted);
+    let mut holding = Holding { slot, gauge, client: None };
+    let mut socket = match introduce(&thread, stream, client).await {
+        Ok(socket) => socket,
+        Err(refusal) => return turned_away(&thread, refusal),
+    };
+    holding.gauge.set(ConnectionState::Hello);
+    let hello = match greet(&thread, &mut socket).await {
+        Ok(hello::FirstBytes::Hello(hello)) => hello,
+        Ok(hello::FirstBytes::PlainHttp) => return redirect(thread, socket, holding).await,
+        Ok(hello::FirstBytes::Incomplete | hello::FirstBytes::Malformed) => {
+            return turned_away(&thread, Refusal::HelloMalformed);
+        }
+        Err(refusal) => return turned_away(&thread, refusal),
+    };
+    queue(&thread, socket, hello, holding);
+}
+
+/// Names the client: as the kernel does, or a trusted network's PROXY header.
+async fn introduce(
+    thread: &Thread,
+    mut stream: TcpStream,
+    client: SocketAddr,
+) -> Result<Socket, Refusal> {
+    // A response's last piece must not wait for an acknowledgement (RFC 9293 3.7.4). Without it
+    // the connection works as well.
+    let _ = stream.set_nodelay(true);
+    let local = stream.local_addr().map_err(|_| Refusal::ClientGone)?;
+    let local = SocketAddr::new(local.ip().to_canonical(), local.port());
+    let live = thread.live();
+    let networks = &live.snapshot.listen.proxy_protocol_from;
+    if !networks.iter().any(|network| network.contains(&client.ip())) {
+        return Ok(Socket::new(stream, client, local));
+    }
+    let deadline = thread.timers.deadline();
+    deadline.arm(live.snapshot.timeouts.hello);
+    let header = deadline.bound(proxy_protocol::read(&mut stream)).await;
+    let introduced = header.map_err(|_| Refusal::ProxyHeader)??;
+    let (client, local) = introduced.addresses.unwrap_or((client, local));
+    let mut socket = Socket::new(stream, client, local);
+    socket.push_back(introduced.rest);
+    Ok(socket)
+}
+
+/// Reads the hello under its deadline; its bytes go back to the socket for the handshake.
+async fn greet(thread: &Thread, socket: &mut Socket) -> Result<hello::FirstBytes, Refusal> {
+    let deadline = thread.timers.deadline();
+    deadline.arm(thread.live().snapshot.timeouts.hello);
+    let read = deadline.bound(hello::read(socket)).await;
+    let (first, bytes) = read.map_err(|_| Refusal::HelloTimeout)??;
+    socket.push_back(bytes);
+    Ok(first)
+}
+
+/// Puts the connection into the handshake queue; whoever is displaced by it is turned away.
+fn queue(thread: &Rc<Thread>, socket: Socket, hello: hello::ClientHello, mut holding: Holding) {
+    let live = thread.live();
+    // The client began to wait when its last segment came, not when this thread had time.
+    let waited = socket.with_socket(|socket| kernel::since_last_segment(socket));
+    let since = Instant::now() - waited.unwrap_or_default();
+    let place = match admissible(&live, &socket, &hello) {
+        Ok(place) => place,
+        Err(refusal) => {
+            tell_alert(&socket, refusal);
+            return refused(thread, hello.server_name.as_ref(), refusal);
+        }
+    };
+    holding.client = place.client;
+    holding.gauge.set(ConnectionState::Queued);
+    let waiting = match Waiting::park(socket, hello.server_name, holding, thread.number) {
+        Ok(waiting) => waiting,
+        Err(_) => return turned_away(thread, Refusal::ClientGone),
+    };
+    let entry = Entry {
+        customer: place.customer,
+        weight: place.weight,
+        cost: place.cost,
+        since,
+        item: waiting,
+    };
+    for (waiting, refusal) in thread.proxy.handshakes.push(entry) {
+        waiting.turn_away(&thread.proxy, refusal);
+    }
+}
+
+/// What the handshake queue needs to know of a connection.
+struct Place {
+    customer: CustomerId,
+    weight: u32,
+    cost: u32,
+    client: Option<ClientConnection>,
+}
+
+fn admissible(live: &Live, socket: &Socket, hello: &hello::ClientHello) -> Result<Place, Refusal> {
+    let name = hello.server_name.as_ref().map(Hostname::as_str);
+    let site = name.and_then(|name| live.site(name));
+    let certs = &live.snapshot.certs;
+    if !certificate::is_at_hand(certs, site.map(|(site, _)| &**site), name) {
+        let known = site.is_some();
+        return Err(if known { Refusal::NoCertificate } else { Refusal::UnknownServerName });
+    }
+    let cost = cost(live, site.map(|(site, _)| &**site), hello);
+    let Some((site, state)) = site else {
+        let customer =
+            CustomerId::parse(UNKNOWN_CUSTOMER).map_err(|_| Refusal::UnknownServerName)?;
+        return Ok(Place { customer, weight: 1, cost, client: None });
+    };
+    let client = match site.limits.connections_per_client {
+        None => None,
+        Some(max) => {
+            let entered = state.clients.enter(socket.client.ip(), max);
+            Some(entered.ok_or(Refusal::ClientConnectionLimit)?)
+        }
+    };
+    Ok(Place { customer: site.customer.clone(), weight: site.weight, cost, client })
+}
+
+/// What the handshake will cost, microseconds of a core, as far as the hello tells.
+fn cost(live: &Live, site: Option<&Site>, hello: &hello::ClientHello) -> u32 {
+    let costs = live.snapshot.queues.costs;
+    let name = hello.server_name.as_ref().map(Hostname::as_str);
+    if hello.offers_resumption {
+        return costs.resumed;
+    }
+    match certificate::is_rsa(&live.snapshot.certs, site, name) {
+        true => costs.full_rsa,
+        false => costs.full_ecdsa,
+    }
+}
+
+/// A client that no certificate fits is told so; every other refusal is a reset.
+fn tell_alert(socket: &Socket, refusal: Refusal) {
+    match refusal {
+        Refusal::UnknownServerName => tls::alert(socket, tls::Alert::UnrecognizedName),
+        Refusal::NoCertificate => tls::alert(socket, tls::Alert::InternalError),
+        _ => socket.reset_on_close(),
+    }
+}
+
+fn refused(thread: &Thread, server_name: Option<&Hostname>, refusal: Refusal) {
+    let live = thread.live();
+    match server_name.and_then(|name| live.site(name.as_str())) {
+        Some((_, state)) => state.metrics.refused(refusal),
+        None => thread.proxy.metrics.turned_away(refusal),
+    }
+}
+
+fn turned_away(thread: &Thread, refusal: Refusal) {
+    thread.proxy.metrics.turned_away(refusal);
+}
+
+/// Plain HTTP on the TLS port: told where the site is.
+async fn redirect(thread: Rc<Thread>, socket: Socket, holding: Holding) {
+    thread.proxy.metrics.turned_away(Refusal::PlainHttp);
+    let https_port = socket.local.port();
+    serve_plain(thread, socket, holding, https_port).await;
+}
+
+/// A connection to a plain listener: redirected to `https_port`, ACME challenges let through.
+pub async fn arrive_plain(thread: Rc<Thread>, arrival: Arrival, https_port: u16) {
+    let Arrival { stream, client, slot } = arrival;
+    let gauge = thread.proxy.metrics.connection(ConnectionState::Accepted);
+    let holding = Holding { slot, gauge, client: None };
+    match introduce(&thread, stream, client).await {
+        Ok(socket) => serve_plain(thread, socket, holding, https_port).await,
+        Err(refusal) => turned_away(&thread, refusal),
+    }
+}
+
+async fn serve_plain(thread: Rc<Thread>, socket: Socket, holding: Holding, https_port: u16) {
+    let handler =
+        Handler::plain(thread.clone(), (socket.client, socket.local), holding, https_port);
+    downstream::h1::serve(socket, &thread.timers, &handler).await;
+}
+
+/// A connection whose handshake is done: served until either side ends it.
+pub async fn serve(thread: Rc<Thread>, handshaken: Handshaken) {
+    let Handshaken { mut stream, settled, server_name, holding } = handshaken;
+    if stream.get_mut().0.unpark().is_err() {
+        return turned_away(&thread, Refusal::ClientGone);
+    }
+    let socket = stream.get_ref().0;
+    let addresses = (socket.client, socket.local);
+    let handler = Handler::encrypted(thread.clone(), addresses, holding, (settled, server_name));
+    if settled.http2 {
+        downstream::h2::serve(stream, &thread.timers, Rc::new(handler)).await;
+    } else {
+        downstream::h1::serve(stream, &thread.timers, &handler).await;
+    }
+}
+
+impl Transport for Socket {
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        Socket::poll_gone(self, cx)
+    }
+}
+
+impl Transport for tls::Stream {
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.get_ref().0.poll_gone(cx)
+    }
+}

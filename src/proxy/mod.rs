@@ -1,0 +1,281 @@
+//! The proxy: one snapshot, the queues, and what outlives a reload, bound together.
+//!
+//! [`Proxy`] is the process's; [`Thread`] is what one serving thread adds to it. Everything that a
+//! connection or a request consults hangs on one [`Live`] value behind an `ArcSwap`: the snapshot,
+//! and beside it, by the same positions, the state of each site that outlives reloads. A thread
+//! keeps the current one in an `Rc`, so that requests share no counter with other threads.
+
+pub mod account;
+mod certificate;
+pub mod connection;
+pub mod handshake;
+pub mod request;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use crate::accesslog::AccessLog;
+use crate::admission::{
+    ClientConnections, HandshakeLimits, HandshakeQueue, Rate, RequestGate, RequestLimits,
+};
+use crate::config::Snapshot;
+use crate::findings::FindingsStore;
+use crate::metrics::{Metrics, SiteMetrics};
+use crate::names::SiteId;
+use crate::sites::Site;
+use crate::timers::Timers;
+use crate::upstream::{Client, Upstream};
+
+/// What all threads share.
+pub struct Proxy {
+    live: ArcSwap<Live>,
+    /// The generation of `live`, for a cheap look.
+    generation: AtomicU64,
+    /// Connections that wait for a handshake thread.
+    pub handshakes: HandshakeQueue<handshake::Waiting>,
+    /// Counters of the process.
+    pub metrics: Arc<Metrics>,
+    /// What was odd about heads.
+    pub findings: FindingsStore,
+    connections: AtomicUsize,
+    draining: AtomicBool,
+}
+
+/// One generation: the snapshot, and each site's lasting state by the same positions.
+pub struct Live {
+    /// The plain data.
+    pub snapshot: Arc<Snapshot>,
+    /// One line a request; the same log as long as its target stays.
+    pub access: Arc<AccessLog>,
+    sites: Vec<Arc<SiteState>>,
+}
+
+/// What of a site outlives a reload.
+pub struct SiteState {
+    /// Admits requests to the endpoints.
+    pub gate: Arc<RequestGate>,
+    /// The endpoints, their health and load.
+    pub upstream: Arc<Upstream>,
+    /// The site's counters.
+    pub metrics: Arc<SiteMetrics>,
+    /// `limits.requests_per_second`.
+    pub request_rate: Option<Arc<Rate>>,
+    /// Connections of each client address.
+    pub clients: Arc<ClientConnections>,
+}
+
+impl Proxy {
+    /// A proxy that serves `snapshot`.
+    pub fn new(snapshot: Snapshot, metrics: Arc<Metrics>, access: Arc<AccessLog>) -> Arc<Proxy> {
+        let snapshot = Arc::new(snapshot);
+        Arc::new(Proxy {
+            generation: AtomicU64::new(snapshot.generation),
+            handshakes: HandshakeQueue::new(handshake_limits(&snapshot)),
+            live: ArcSwap::from_pointee(Live::new(snapshot, access, &metrics, None)),
+            metrics,
+            findings: FindingsStore::default(),
+            connections: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// What is served now.
+    pub fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// Swaps in another snapshot. Requests in flight keep the old one. Called by one thread.
+    pub fn swap(&self, snapshot: Snapshot, access: Arc<AccessLog>) {
+        let snapshot = Arc::new(snapshot);
+        let generation = snapshot.generation;
+        for (waiting, refusal) in self.handshakes.reconfigure(handshake_limits(&snapshot)) {
+            waiting.turn_away(self, refusal);
+        }
+        let live = Live::new(snapshot, access, &self.metrics, Some(&self.live()));
+        self.live.store(Arc::new(live));
+        self.generation.store(generation, Ordering::Release);
+    }
+
+    /// Client connections the process holds now.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// From now on connections finish what is in flight and close.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether [`drain`](Proxy::drain) was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}
+
+fn handshake_limits(snapshot: &Snapshot) -> HandshakeLimits {
+    HandshakeLimits {
+        depth: snapshot.queues.handshake_depth,
+        deadline: snapshot.queues.handshake_deadline,
+    }
+}
+
+impl Live {
+    fn new(
+        snapshot: Arc<Snapshot>,
+        access: Arc<AccessLog>,
+        metrics: &Metrics,
+        previous: Option<&Live>,
+    ) -> Live {
+        let ids: Vec<SiteId> = snapshot.sites.all().iter().map(|site| site.id.clone()).collect();
+        let series = metrics.sites_reconcile(&ids);
+        let known: HashMap<&SiteId, usize> = previous
+            .map(|live| live.snapshot.sites.all().iter().enumerate())
+            .into_iter()
+            .flatten()
+            .map(|(at, site)| (&site.id, at))
+            .collect();
+        let sites = (snapshot.sites.all().iter().zip(series))
+            .map(|(site, series)| {
+                let before = known.get(&site.id).and_then(|at| previous?.sites.get(*at));
+                Arc::new(SiteState::new(site, &snapshot, series, before.map(Arc::as_ref)))
+            })
+            .collect();
+        Live { snapshot, access, sites }
+    }
+
+    /// The site that serves `host` (canonical text), and its state.
+    pub fn site(&self, host: &str) -> Option<(&Arc<Site>, &Arc<SiteState>)> {
+        let at = self.snapshot.sites.position(host)?;
+        Some((&self.snapshot.sites.all()[at], &self.sites[at]))
+    }
+
+    /// All sites with their states.
+    pub fn sites(&self) -> impl Iterator<Item = (&Arc<Site>, &Arc<SiteState>)> {
+        self.snapshot.sites.all().iter().zip(&self.sites)
+    }
+}
+
+impl SiteState {
+    fn new(
+        site: &Site,
+        snapshot: &Snapshot,
+        metrics: Arc<SiteMetrics>,
+        before: Option<&SiteState>,
+    ) -> SiteState {
+        let limits = RequestLimits {
+            in_flight: site.limits.in_flight.or(snapshot.queues.in_flight),
+            depth: snapshot.queues.request_depth,
+            deadline: snapshot.queues.request_deadline,
+        };
+        let gate = match before {
+            Some(before) => {
+                before.gate.reconfigure(limits);
+                before.gate.clone()
+            }
+            None => RequestGate::new(limits),
+        };
+        let upstream = before.map(|before| &*before.upstream);
+        SiteState {
+            gate,
+            upstream: Arc::new(Upstream::new(&site.upstream, upstream)),
+            metrics,
+            request_rate: request_rate(site, before),
+            clients: before.map_or_else(Arc::default, |before| before.clients.clone()),
+        }
+    }
+}
+
+/// The site's bound on requests a second, with what was taken of it before a reload. A burst of
+/// one second's worth passes.
+fn request_rate(site: &Site, before: Option<&SiteState>) -> Option<Arc<Rate>> {
+    let per_second = site.limits.requests_per_second?;
+    if let Some(rate) = before.and_then(|before| before.request_rate.as_ref()) {
+        rate.reconfigure(per_second, per_second);
+        return Some(rate.clone());
+    }
+    Some(Arc::new(Rate::new(per_second, per_second, Instant::now())))
+}
+
+/// A thread's share of what is served: cloning it touches no memory of another thread.
+pub type Here = Rc<Arc<Live>>;
+
+/// What one serving thread adds to the proxy.
+pub struct Thread {
+    /// The process's part.
+    pub proxy: Arc<Proxy>,
+    /// From 0.
+    pub number: usize,
+    /// The thread's deadlines.
+    pub timers: Rc<Timers>,
+    /// The thread's connections to endpoints.
+    pub client: Rc<Client>,
+    live: RefCell<Here>,
+    request_ids: RequestIds,
+}
+
+impl Thread {
+    /// A thread's part, on the thread itself.
+    pub fn new(proxy: Arc<Proxy>, number: usize) -> Rc<Thread> {
+        let timers = Timers::new();
+        let client = Client::new(timers.clone());
+        let live = RefCell::new(Rc::new(proxy.live()));
+        Rc::new(Thread { proxy, number, timers, client, live, request_ids: RequestIds::default() })
+    }
+
+    /// What is served now; one look at a counter unless there was a reload.
+    pub fn live(&self) -> Here {
+        let mut live = self.live.borrow_mut();
+        if live.snapshot.generation != self.proxy.generation.load(Ordering::Acquire) {
+            *live = Rc::new(self.proxy.live());
+        }
+        live.clone()
+    }
+}
+
+/// A connection's place among those the process may hold; given back when dropped.
+pub struct ConnectionSlot(Arc<Proxy>);
+
+impl ConnectionSlot {
+    /// Takes a place; `None` where all are taken.
+    pub fn take(proxy: &Arc<Proxy>, connections_max: usize) -> Option<ConnectionSlot> {
+        let taken = proxy.connections.fetch_add(1, Ordering::Relaxed);
+        let slot = ConnectionSlot(proxy.clone());
+        (taken < connections_max).then_some(slot)
+    }
+}
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Makes request ids: unique over threads, restarts and machines, and cheap.
+struct RequestIds {
+    /// Drawn at the thread's start.
+    prefix: u64,
+    count: Cell<u64>,
+}
+
+impl Default for RequestIds {
+    fn default() -> RequestIds {
+        // The keys of a fresh RandomState are random and unlike any other's.
+        let prefix = RandomState::new().hash_one(0);
+        RequestIds { prefix, count: Cell::new(0) }
+    }
+}
+
+impl RequestIds {
+    /// A new id: 32 lower-case hexadecimal digits.
+    fn next(&self) -> Rc<str> {
+        self.count.set(self.count.get() + 1);
+        format!("{:016x}{:016x}", self.prefix, self.count.get()).into()
+    }
+}

@@ -1,0 +1,465 @@
+//! The life of a request, top to bottom: screened (by `downstream`), routed, judged, admitted,
+//! sent, answered, accounted for.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use http_body::Body;
+
+use super::account::Account;
+use super::connection::Holding;
+use super::{Live, RequestIds, SiteState, Thread, certificate};
+use crate::downstream::{Answer, Limits, Reply, Request, Service, Source, Ticket as _};
+use crate::findings::FindingContext;
+use crate::metrics::{ConnectionState, QueueName};
+use crate::names::Hostname;
+use crate::refusal::Refusal;
+use crate::screen::{Direction, Finding, Forward, Policy, Refused, RequestHead, ResponseHead};
+use crate::sites::Site;
+use crate::tls::Settled;
+use crate::upstream::{self, Outgoing};
+
+/// Where certificates' authorities look for their challenge over plain HTTP (RFC 8555 8.3).
+const ACME_PREFIX: &str = "/.well-known/acme-challenge/";
+
+/// Answers the requests of one connection.
+pub struct Handler {
+    thread: Rc<Thread>,
+    connection: Rc<Connection>,
+    presence: Rc<Presence>,
+}
+
+/// A connection's place in the bounds and the metrics, shared with its open requests.
+struct Presence {
+    holding: RefCell<Holding>,
+    /// Open requests; a connection without is idle.
+    open: Cell<usize>,
+}
+
+/// What a request needs to know of its connection.
+#[derive(Clone)]
+pub struct Connection {
+    /// The client.
+    pub client: SocketAddr,
+    /// The address it connected to.
+    pub local: SocketAddr,
+    /// How it came.
+    pub security: Security,
+}
+
+/// How a connection is protected.
+#[derive(Clone)]
+pub enum Security {
+    /// Not at all; requests are redirected to this port.
+    Plain {
+        /// Where the same host serves TLS.
+        https_port: u16,
+    },
+    /// By TLS.
+    Tls {
+        /// What the handshake settled.
+        settled: Settled,
+        /// The SNI.
+        server_name: Option<Hostname>,
+    },
+}
+
+/// A request's way, as far as it is decided before it waits.
+struct Route {
+    site: Arc<Site>,
+    state: Arc<SiteState>,
+}
+
+/// What the edge answers itself.
+enum Unrouted {
+    Redirect(String),
+    Refused(Refusal),
+}
+
+impl Handler {
+    /// For a connection to a plain listener, or plain HTTP on a TLS listener.
+    pub fn plain(
+        thread: Rc<Thread>,
+        (client, local): (SocketAddr, SocketAddr),
+        holding: Holding,
+        https_port: u16,
+    ) -> Handler {
+        let connection = Connection { client, local, security: Security::Plain { https_port } };
+        Handler::new(thread, connection, holding)
+    }
+
+    /// For a connection whose handshake is done.
+    pub fn encrypted(
+        thread: Rc<Thread>,
+        (client, local): (SocketAddr, SocketAddr),
+        holding: Holding,
+        (settled, server_name): (Settled, Option<Hostname>),
+    ) -> Handler {
+        let connection =
+            Connection { client, local, security: Security::Tls { settled, server_name } };
+        Handler::new(thread, connection, holding)
+    }
+
+    fn new(thread: Rc<Thread>, connection: Connection, mut holding: Holding) -> Handler {
+        holding.gauge.set(ConnectionState::Idle);
+        let presence = Presence { holding: RefCell::new(holding), open: Cell::new(0) };
+        Handler { thread, connection: Rc::new(connection), presence: Rc::new(presence) }
+    }
+
+    /// The policy of a host's site; of the server name's where there is no host yet.
+    fn policy_of(&self, live: &Live, host: Option<&str>) -> Arc<Policy> {
+        let site = host.or(self.server_name()).and_then(|host| live.site(host));
+        site.map_or_else(|| live.snapshot.screening.clone(), |(site, _)| site.screening.clone())
+    }
+
+    fn server_name(&self) -> Option<&str> {
+        match &self.connection.security {
+            Security::Tls { server_name, .. } => server_name.as_ref().map(Hostname::as_str),
+            Security::Plain { .. } => None,
+        }
+    }
+
+    fn is_trusted(&self, live: &Live) -> bool {
+        let client = self.connection.client.ip();
+        live.snapshot.listen.trusted_proxies.iter().any(|network| network.contains(&client))
+    }
+}
+
+impl Service for Handler {
+    type Body = upstream::ResponseBody;
+    type Upgraded = upstream::UpgradedIo;
+    type Ticket = Account;
+
+    fn limits(&self) -> Limits {
+        let timeouts = self.thread.live().snapshot.timeouts.clone();
+        Limits { head: timeouts.head, idle: timeouts.idle, body: timeouts.body }
+    }
+
+    fn draining(&self) -> bool {
+        self.thread.proxy.is_draining()
+    }
+
+    fn policy(&self, host: Option<&str>) -> Arc<Policy> {
+        self.policy_of(&self.thread.live(), host)
+    }
+
+    fn body_bytes_max(&self, host: &str) -> Option<u64> {
+        self.thread.live().site(host).and_then(|(site, _)| site.limits.max_body)
+    }
+
+    fn refused(&self, refusal: Refusal, refused: Option<&Refused>) -> String {
+        let live = self.thread.live();
+        let request_id = self.thread.request_ids.next();
+        let site = self.server_name().and_then(|name| live.site(name));
+        if let Some(refused) = refused {
+            let note =
+                Note { request_line: &refused.start_line, upstream: None, request_id: &request_id };
+            note.record(
+                &self.thread,
+                site.map(|(site, _)| &**site),
+                Direction::Request,
+                &refused.findings,
+            );
+        }
+        let mut account = self.open(tokio::time::Instant::now(), &request_id);
+        if let Some((site, state)) = site {
+            account.site(site, state);
+        }
+        account.finish(0, 0, Some(refusal));
+        request_id.as_ref().to_owned()
+    }
+
+    async fn answer<B, I>(
+        &self,
+        request: Request<B>,
+        interim: I,
+    ) -> Answer<Self::Body, Self::Upgraded, Account>
+    where
+        B: Body<Data = Bytes, Error = Refusal> + Unpin + 'static,
+        I: AsyncFnMut(ResponseHead) -> Result<(), Refusal>,
+    {
+        let live = self.thread.live();
+        let Request { head, findings, body, since } = request;
+        let trusted = self.is_trusted(&live);
+        let request_id = request_id(&self.thread.request_ids, &head, trusted);
+        let mut account = self.open(since, &request_id);
+        let reply = match self.route(&live, &head) {
+            Err(Unrouted::Redirect(location)) => Reply::Redirect(location),
+            Err(Unrouted::Refused(refusal)) => account.refuse(refusal),
+            Ok(route) => {
+                account.site(&route.site, &route.state);
+                let note = Note {
+                    request_line: &line_if(&head, &findings),
+                    upstream: None,
+                    request_id: &request_id,
+                };
+                note.record(&self.thread, Some(&route.site), Direction::Request, &findings);
+                let forwarding = Forwarding {
+                    live: &live,
+                    route: &route,
+                    head: &head,
+                    request_id: &request_id,
+                    trusted,
+                };
+                match self.forward(&forwarding, &mut account, body, interim).await {
+                    Ok(reply) => reply,
+                    Err(refusal) => account.refuse(refusal),
+                }
+            }
+        };
+        account.head(head);
+        Answer { reply, request_id, ticket: account }
+    }
+}
+
+/// What [`Handler::forward`] needs of a request.
+struct Forwarding<'a> {
+    live: &'a Live,
+    route: &'a Route,
+    head: &'a RequestHead,
+    request_id: &'a str,
+    trusted: bool,
+}
+
+type AnyReply = Reply<upstream::ResponseBody, upstream::UpgradedIo>;
+
+impl Handler {
+    fn open(&self, since: tokio::time::Instant, request_id: &Rc<str>) -> Account {
+        let active = Active::new(&self.presence);
+        Account::open(&self.thread, &self.connection, active, since.into_std(), request_id)
+    }
+
+    /// Which site, or what the edge answers itself.
+    fn route(&self, live: &Live, head: &RequestHead) -> Result<Route, Unrouted> {
+        let host = head.authority().host();
+        let found = live.site(host);
+        if let Security::Plain { https_port } = self.connection.security {
+            let challenge = found.is_some() && head.path().starts_with(ACME_PREFIX);
+            if !challenge {
+                return Err(Unrouted::Redirect(https_location(head, https_port)));
+            }
+        }
+        let Some((site, state)) = found else {
+            return Err(Unrouted::Refused(Refusal::UnknownHost));
+        };
+        if !self.covers(live, host, site) {
+            return Err(Unrouted::Refused(Refusal::Misdirected));
+        }
+        Ok(Route { site: site.clone(), state: state.clone() })
+    }
+
+    /// RFC 9110 7.4: a connection may carry requests for other hosts that its certificate covers,
+    /// as long as the sites ask the same of a client.
+    fn covers(&self, live: &Live, host: &str, site: &Site) -> bool {
+        let Security::Tls { server_name, .. } = &self.connection.security else { return true };
+        let server_name = server_name.as_ref().map(Hostname::as_str);
+        if server_name == Some(host) {
+            return true;
+        }
+        let greeted = server_name.and_then(|name| live.site(name)).map(|(site, _)| site);
+        let same_demands = match greeted {
+            Some(greeted) => greeted.tls == site.tls,
+            None => site.tls.client_ca.is_none(),
+        };
+        let greeted = greeted.map(|site| &**site);
+        same_demands && certificate::covers(&live.snapshot.certs, greeted, server_name, host)
+    }
+
+    async fn forward<B, I>(
+        &self,
+        forwarding: &Forwarding<'_>,
+        account: &mut Account,
+        body: B,
+        interim: I,
+    ) -> Result<AnyReply, Refusal>
+    where
+        B: Body<Data = Bytes, Error = Refusal> + Unpin + 'static,
+        I: AsyncFnMut(ResponseHead) -> Result<(), Refusal>,
+    {
+        let Forwarding { live, route, head, request_id, trusted } = *forwarding;
+        check_limits(route, &body)?;
+        self.admit(route, head, account).await?;
+        let forward = Forward {
+            client: self.connection.client,
+            local_port: self.connection.local.port(),
+            proto: self.proto(),
+            trusted,
+            request_id,
+            host_header: route.site.host_header.as_deref(),
+            keep_upgrade: head.upgrade().is_some(),
+        };
+        let timeouts = &live.snapshot.timeouts;
+        let outgoing = Outgoing {
+            head,
+            forward: &forward,
+            policy: &route.site.screening,
+            timeouts: upstream::Timeouts {
+                connect: timeouts.connect,
+                response: timeouts.response,
+                body: timeouts.body,
+            },
+            hold_until: (account.since() + live.snapshot.queues.request_deadline).into(),
+        };
+        let client = &self.thread.client;
+        let sent = client.send(&route.state.upstream, outgoing, body, interim).await;
+        self.answered(forwarding, account, sent)
+    }
+
+    async fn admit(
+        &self,
+        route: &Route,
+        head: &RequestHead,
+        account: &mut Account,
+    ) -> Result<(), Refusal> {
+        let class = route.site.class(head.path());
+        let begun = Instant::now();
+        let entered = route.state.gate.enter(class, account.since()).await;
+        let metrics = &self.thread.proxy.metrics;
+        let permit = entered.inspect_err(|why| metrics.refused(QueueName::Request, *why))?;
+        let waited = begun.elapsed();
+        metrics.queue_wait(QueueName::Request, waited);
+        account.admitted(permit, waited);
+        Ok(())
+    }
+
+    fn answered(
+        &self,
+        forwarding: &Forwarding<'_>,
+        account: &mut Account,
+        sent: Result<upstream::Response, upstream::Failure>,
+    ) -> Result<AnyReply, Refusal> {
+        let Forwarding { route, head, request_id, .. } = *forwarding;
+        let (findings, endpoint) = match &sent {
+            Ok(response) => (&response.findings, Some(response.endpoint.url())),
+            Err(failure) => (&failure.findings, failure.endpoint.as_ref().map(|e| e.url())),
+        };
+        let note = Note { request_line: &line_if(head, findings), upstream: endpoint, request_id };
+        note.record(&self.thread, Some(&route.site), Direction::Response, findings);
+        match sent {
+            Err(failure) => {
+                account.upstream_failed(failure.endpoint, failure.refusal);
+                Err(failure.refusal)
+            }
+            Ok(response) => {
+                account.answered(response.endpoint, response.head.status());
+                Ok(match response.upgraded {
+                    Some(io) => Reply::Upgraded { head: response.head, io },
+                    None => Reply::Response { head: response.head, body: response.body },
+                })
+            }
+        }
+    }
+
+    fn proto(&self) -> &'static str {
+        match self.connection.security {
+            Security::Plain { .. } => "http",
+            Security::Tls { .. } => "https",
+        }
+    }
+}
+
+fn check_limits<B: Body>(route: &Route, body: &B) -> Result<(), Refusal> {
+    let max = route.site.limits.max_body;
+    if max.is_some_and(|max| body.size_hint().lower() > max) {
+        return Err(Refusal::BodyTooLarge);
+    }
+    match &route.state.request_rate {
+        Some(rate) if rate.take(Instant::now()).is_err() => Err(Refusal::RequestRate),
+        _ => Ok(()),
+    }
+}
+
+/// The same target over TLS. The host is canonical and the target was screened: no byte in it can
+/// split the field.
+fn https_location(head: &RequestHead, https_port: u16) -> String {
+    let host = head.authority().host();
+    let target = if head.target() == "*" { "/" } else { head.target() };
+    match https_port {
+        443 => format!("https://{host}{target}"),
+        port => format!("https://{host}:{port}{target}"),
+    }
+}
+
+impl Source for upstream::ResponseBody {
+    fn take_findings(&mut self) -> Vec<Finding> {
+        upstream::ResponseBody::take_findings(self)
+    }
+}
+
+/// Method and path for the findings' examples; a query may hold secrets.
+pub fn line(head: &RequestHead) -> String {
+    format!("{} {}", head.method(), head.path())
+}
+
+/// Nothing is written for a clean head.
+fn line_if(head: &RequestHead, findings: &[Finding]) -> String {
+    if findings.is_empty() { String::new() } else { line(head) }
+}
+
+/// Where findings were made.
+struct Note<'a> {
+    request_line: &'a str,
+    upstream: Option<&'a str>,
+    request_id: &'a str,
+}
+
+impl Note<'_> {
+    fn record(
+        &self,
+        thread: &Thread,
+        site: Option<&Site>,
+        direction: Direction,
+        findings: &[Finding],
+    ) {
+        if findings.is_empty() {
+            return;
+        }
+        let context = FindingContext {
+            request_line: self.request_line,
+            upstream: self.upstream,
+            request_id: self.request_id,
+            now: SystemTime::now(),
+        };
+        thread.proxy.findings.record(site.map(|site| &site.id), direction, findings, context);
+    }
+}
+
+/// A request in flight, for the connection's gauge.
+pub struct Active(Rc<Presence>);
+
+impl Active {
+    fn new(presence: &Rc<Presence>) -> Active {
+        presence.open.set(presence.open.get() + 1);
+        if presence.open.get() == 1 {
+            presence.holding.borrow_mut().gauge.set(ConnectionState::Active);
+        }
+        Active(presence.clone())
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        if self.0.open.get() == 0 {
+            self.0.holding.borrow_mut().gauge.set(ConnectionState::Idle);
+        }
+    }
+}
+
+/// A trusted proxy's own id, if it is one; else a new one.
+fn request_id(ids: &RequestIds, head: &RequestHead, trusted: bool) -> Rc<str> {
+    let theirs = trusted.then(|| head.field("x-request-id")).flatten();
+    match theirs.and_then(|id| std::str::from_utf8(id).ok()) {
+        Some(id) if is_request_id(id) => id.into(),
+        _ => ids.next(),
+    }
+}
+
+fn is_request_id(id: &str) -> bool {
+    (1..=128).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:=+/".contains(&b))
+}

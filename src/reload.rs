@@ -1,0 +1,195 @@
+//! SIGHUP: the files are read again, off the serving threads, and what they say is swapped in as
+//! one. What is broken keeps its last good version; a broken main file changes nothing.
+//!
+//! One reload runs at a time; a signal that comes meanwhile is remembered once. This room loads
+//! and swaps; listeners are opened and closed by `server`, which owns them.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use crate::accesslog::{self, AccessLog};
+use crate::config::report::{Changes, ReloadResult, Report};
+use crate::config::state::Filed;
+use crate::config::{self, LogFormat, Outcome, Snapshot};
+use crate::metrics;
+use crate::problem::{Problem, Severity};
+use crate::proxy::Proxy;
+
+/// The last reloads, and the way to another.
+pub struct Reloader {
+    file: PathBuf,
+    history: Mutex<History>,
+}
+
+/// What is known of reloads since the start.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// Loads since the start, the first and refused ones included.
+    pub attempts: u64,
+    /// The latest, newest first; never empty: the start itself is the oldest.
+    pub reports: Vec<Dated>,
+}
+
+/// A report and when it was made.
+#[derive(Clone, Debug)]
+pub struct Dated {
+    /// Seconds since the epoch.
+    pub at_unix: i64,
+    /// The report.
+    pub report: Report,
+}
+
+/// Reports kept for the admin page.
+const REPORTS_MAX: usize = 10;
+
+impl Reloader {
+    /// Reloads `file` from now on; `start` is the report of the load it runs on.
+    pub fn new(file: PathBuf, start: Report) -> Reloader {
+        let reloader = Reloader { file, history: Mutex::default() };
+        reloader.remember(start);
+        reloader
+    }
+
+    /// Reads the files and swaps in what they say. `prepare` does what must be done before the new
+    /// snapshot serves, and tells what of it failed. Returns the report, which also stands in
+    /// [`history`](Reloader::history).
+    pub async fn reload(
+        &self,
+        proxy: &Arc<Proxy>,
+        prepare: impl AsyncFnOnce(&Snapshot) -> Vec<Problem>,
+    ) -> Report {
+        let begun = Instant::now();
+        let mut outcome = self.load(proxy).await;
+        let mut access = proxy.live().access.clone();
+        if let Some(snapshot) = &outcome.snapshot {
+            let mut problems = prepare(snapshot).await;
+            match access_log(proxy, snapshot) {
+                Ok(opened) => access = opened,
+                Err(problem) => problems.push(*problem),
+            }
+            outcome.problems.extend(problems);
+        }
+        let serving = proxy.live().snapshot.generation;
+        let generation = outcome.snapshot.as_ref().map_or(serving, |new| new.generation);
+        let report = Report::new(&outcome, generation, begun.elapsed());
+        if let Some(snapshot) = outcome.snapshot {
+            proxy.swap(snapshot, access);
+        }
+        proxy.metrics.reload(counted(report.result));
+        log(&report);
+        self.remember(report.clone());
+        report
+    }
+
+    async fn load(&self, proxy: &Proxy) -> Outcome {
+        let (file, previous) = (self.file.clone(), proxy.live().snapshot.clone());
+        let loaded = tokio::task::spawn_blocking(move || config::load(&file, Some(&previous)));
+        loaded.await.unwrap_or_else(|error| Outcome {
+            snapshot: None,
+            problems: vec![Problem {
+                severity: Severity::Fatal,
+                file: self.file.clone(),
+                line: None,
+                key: String::new(),
+                site: None,
+                what: format!("loading it failed: {error}"),
+                remedy: "this is a mistake of sluss; please report it with the files".into(),
+            }],
+            kept: Vec::new(),
+            changes: Changes::none(),
+        })
+    }
+
+    /// The latest report.
+    pub fn last(&self) -> Report {
+        self.lock().reports[0].report.clone()
+    }
+
+    /// The latest report and its number, as the state folder has it.
+    pub fn filed(&self) -> Filed {
+        let history = self.lock();
+        Filed { attempt: history.attempts, report: history.reports[0].report.clone() }
+    }
+
+    /// What is known of reloads since the start.
+    pub fn history(&self) -> History {
+        self.lock().clone()
+    }
+
+    fn remember(&self, report: Report) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut history = self.lock();
+        history.attempts += 1;
+        history
+            .reports
+            .insert(0, Dated { at_unix: i64::try_from(now.as_secs()).unwrap_or(i64::MAX), report });
+        history.reports.truncate(REPORTS_MAX);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The access log of a snapshot: the one that is open where its target stays, reopened.
+fn access_log(proxy: &Proxy, snapshot: &Snapshot) -> Result<Arc<AccessLog>, Box<Problem>> {
+    let live = proxy.live();
+    if live.snapshot.log == snapshot.log {
+        live.access.reopen();
+        return Ok(live.access.clone());
+    }
+    open_access_log(snapshot).map(Arc::new)
+}
+
+/// Opens the access log that a snapshot asks for.
+///
+/// # Errors
+/// A problem that names the file.
+pub fn open_access_log(snapshot: &Snapshot) -> Result<AccessLog, Box<Problem>> {
+    let format = match snapshot.log.format {
+        LogFormat::Text => accesslog::Format::Text,
+        LogFormat::Json => accesslog::Format::Json,
+    };
+    let target = match &snapshot.log.access {
+        config::AccessLog::Stdout => accesslog::Target::Stdout,
+        config::AccessLog::Off => accesslog::Target::Off,
+        config::AccessLog::File(path) => accesslog::Target::File(path.clone()),
+    };
+    let opened = AccessLog::new(format, target.clone(), snapshot.runtime.threads);
+    opened.map_err(|error| {
+        Box::new(Problem {
+            severity: Severity::Part,
+            file: snapshot.places.main.clone(),
+            line: None,
+            key: "log.access".into(),
+            site: None,
+            what: format!("{target:?} cannot be opened: {error}"),
+            remedy: "make the folder and let the user that runs sluss write there".into(),
+        })
+    })
+}
+
+fn counted(result: ReloadResult) -> metrics::ReloadResult {
+    match result {
+        ReloadResult::Applied => metrics::ReloadResult::Applied,
+        ReloadResult::Partly => metrics::ReloadResult::Partly,
+        ReloadResult::Refused => metrics::ReloadResult::Refused,
+    }
+}
+
+fn log(report: &Report) {
+    let Report { generation, seconds, .. } = report;
+    match report.result {
+        ReloadResult::Applied => tracing::info!(generation, seconds, "reload applied"),
+        ReloadResult::Partly => {
+            tracing::warn!(generation, seconds, kept = ?report.kept, "reload applied in part");
+        }
+        ReloadResult::Refused => {
+            tracing::error!(generation, seconds, "reload refused; the old snapshot serves on");
+        }
+    }
+    for problem in &report.problems {
+        tracing::warn!(%problem, "configuration");
+    }
+}

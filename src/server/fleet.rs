@@ -1,0 +1,206 @@
+//! The edge's threads: serving threads, each with a handshake thread beside it.
+//!
+//! A serving thread accepts, reads hellos and serves; a handshake thread takes from the queue of
+//! all and sends back. Both are current-thread runtimes: a connection never leaves its serving
+//! thread but for its handshake. The control thread talks to the serving threads by bounded
+//! channels of [`Order`]s.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+
+use crate::listener::{Accepted, Acceptor};
+use crate::proxy::connection::{self, Arrival};
+use crate::proxy::handshake::{self, Handshaken};
+use crate::proxy::{ConnectionSlot, Proxy, Thread};
+use crate::shards;
+
+/// Orders that may wait for a serving thread: a reload sends one for each listener.
+const ORDERS_MAX: usize = 64;
+
+/// Finished handshakes on their way to one serving thread; a full channel slows the handshakes.
+const HANDSHAKEN_MAX: usize = 64;
+
+/// While all places are taken, the accept loop looks this often whether one is free.
+const FULL_PAUSE: Duration = Duration::from_millis(5);
+
+/// A listening socket of the edge.
+#[derive(Debug)]
+pub struct Listener {
+    /// As the configuration names it; port 0 stays 0.
+    pub configured: SocketAddr,
+    /// As bound.
+    pub address: SocketAddr,
+    /// The socket; each serving thread accepts from a duplicate.
+    pub socket: std::net::TcpListener,
+    /// What is spoken there.
+    pub speaks: Speaks,
+    /// Turns true when no more is to be accepted.
+    pub stop: watch::Sender<bool>,
+}
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Speaks {
+    /// TLS.
+    Https,
+    /// HTTP, redirected to this port.
+    Http {
+        /// Where the same hosts serve TLS.
+        https_port: u16,
+    },
+}
+
+/// What the control thread tells a serving thread.
+enum Order {
+    Listen(Arc<Listener>),
+    /// Wake everything that waits, so that it sees the drain.
+    LookAround,
+}
+
+/// The threads of the edge.
+pub struct Fleet {
+    orders: Vec<mpsc::Sender<Order>>,
+    /// Kept so that the threads' ends are those of the process.
+    _threads: Vec<JoinHandle<()>>,
+}
+
+impl Fleet {
+    /// Starts `count` serving threads and as many handshake threads.
+    ///
+    /// # Errors
+    /// Where the system gives no thread.
+    pub fn start(proxy: &Arc<Proxy>, count: usize) -> std::io::Result<Fleet> {
+        let (mut orders, mut homes, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        for number in 0..count {
+            let (order, orders_here) = mpsc::channel(ORDERS_MAX);
+            let (home, arriving) = mpsc::channel(HANDSHAKEN_MAX);
+            orders.push(order);
+            homes.push(home);
+            let proxy = proxy.clone();
+            let work = move || run_thread(number, serve(proxy, number, orders_here, arriving));
+            threads.push(spawn(format!("sluss-serve-{number}"), work)?);
+        }
+        for number in 0..count {
+            let (proxy, homes) = (proxy.clone(), homes.clone());
+            let work = move || {
+                lower_priority();
+                run_thread(count + number, handshake::work(proxy, homes));
+            };
+            threads.push(spawn(format!("sluss-tls-{number}"), work)?);
+        }
+        Ok(Fleet { orders, _threads: threads })
+    }
+
+    /// Lets every serving thread accept from `listener`, until its `stop` turns true.
+    pub async fn listen(&self, listener: &Arc<Listener>) {
+        for orders in &self.orders {
+            // A serving thread ends with the process alone.
+            let _ = orders.send(Order::Listen(listener.clone())).await;
+        }
+    }
+
+    /// Wakes everything that waits, so that it sees the drain.
+    pub async fn look_around(&self) {
+        for orders in &self.orders {
+            let _ = orders.send(Order::LookAround).await;
+        }
+    }
+}
+
+fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name).spawn(work)
+}
+
+/// Linux keeps niceness by thread, and raising it needs no privilege.
+fn lower_priority() {
+    let _ = rustix::process::setpriority_process(None, handshake::NICENESS);
+}
+
+fn run_thread(number: usize, work: impl Future<Output = ()>) {
+    shards::register_thread(number);
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => LocalSet::new().block_on(&runtime, work),
+        Err(error) => tracing::error!(%error, "a thread has no runtime; its connections wait"),
+    }
+}
+
+async fn serve(
+    proxy: Arc<Proxy>,
+    number: usize,
+    mut orders: mpsc::Receiver<Order>,
+    mut arriving: mpsc::Receiver<Handshaken>,
+) {
+    let thread = Thread::new(proxy, number);
+    tokio::task::spawn_local(thread.timers.clone().sweep());
+    tokio::task::spawn_local(thread.client.clone().sweep());
+    loop {
+        tokio::select! {
+            Some(handshaken) = arriving.recv() => {
+                tokio::task::spawn_local(connection::serve(thread.clone(), handshaken));
+            }
+            order = orders.recv() => match order {
+                Some(Order::Listen(listener)) => {
+                    tokio::task::spawn_local(accept(thread.clone(), listener));
+                }
+                Some(Order::LookAround) => thread.timers.wake_all(),
+                None => return,
+            }
+        }
+    }
+}
+
+/// Accepts until the listener stops; what is in the kernel's queue then is still taken.
+async fn accept(thread: Rc<Thread>, listener: Arc<Listener>) {
+    let acceptor = match Acceptor::new(&listener.socket) {
+        Ok(acceptor) => acceptor,
+        Err(error) => {
+            tracing::error!(listener = %listener.address, %error, "a thread cannot accept");
+            return;
+        }
+    };
+    let mut stop = listener.stop.subscribe();
+    loop {
+        tokio::select! {
+            accepted = acceptor.next() => arrived(&thread, &listener, accepted).await,
+            _ = stop.wait_for(|stopped| *stopped) => break,
+        }
+    }
+    let next = || tokio::time::timeout(Duration::ZERO, acceptor.next());
+    while let Ok(accepted) = next().await {
+        arrived(&thread, &listener, accepted).await;
+    }
+}
+
+async fn arrived(thread: &Rc<Thread>, listener: &Listener, accepted: Accepted) {
+    let Accepted::Connection(stream, client) = accepted else {
+        thread.proxy.metrics.turned_away(crate::refusal::Refusal::ConnectionLimit);
+        return;
+    };
+    let arrival = Arrival { stream, client, slot: place(thread).await };
+    let thread = thread.clone();
+    match listener.speaks {
+        Speaks::Https => tokio::task::spawn_local(connection::arrive(thread, arrival)),
+        Speaks::Http { https_port } => {
+            tokio::task::spawn_local(connection::arrive_plain(thread, arrival, https_port))
+        }
+    };
+}
+
+/// A place for a connection. Where all are taken, the longest idle connections of this thread are
+/// ended, a hundredth at a time, and accepting pauses until a place is free.
+async fn place(thread: &Rc<Thread>) -> ConnectionSlot {
+    let connections_max = thread.live().snapshot.runtime.connections_max;
+    loop {
+        if let Some(slot) = ConnectionSlot::take(&thread.proxy, connections_max) {
+            return slot;
+        }
+        thread.timers.end_longest_idle(connections_max.div_ceil(100));
+        tokio::time::sleep(FULL_PAUSE).await;
+    }
+}

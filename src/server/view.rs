@@ -1,0 +1,341 @@
+//! What the admin pages are told: the rooms' own states, gathered on the control thread.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::fleet::Listener;
+use crate::admin::{
+    CertificateRow, EndpointRow, FindingExample, FindingRow, Gathered, Phase, QueueNow, ReloadRow,
+    Reloading, SiteRow, View,
+};
+use crate::admission::QueueState;
+use crate::config::report::{ReloadResult, Report};
+use crate::findings;
+use crate::listener::backlog;
+use crate::metrics::{FindingCount, ListenerGauge, QueueName, UpstreamGauges};
+use crate::proxy::{Live, Proxy, SiteState};
+use crate::reload::{Dated, Reloader};
+use crate::sites::Site;
+use crate::upstream::EndpointSummary;
+use crate::upstream::balance::Standing;
+
+/// Somebody on the admin listener wants a reload, and its report.
+pub type Ask = oneshot::Sender<Report>;
+
+/// The edge, as the admin pages see it.
+pub struct Told {
+    proxy: Arc<Proxy>,
+    reloader: Arc<Reloader>,
+    asks: mpsc::Sender<Ask>,
+    listeners: Mutex<Vec<Arc<Listener>>>,
+    serving: AtomicBool,
+}
+
+impl Told {
+    /// A view that passes wishes for a reload to `asks`.
+    pub fn new(proxy: &Arc<Proxy>, reloader: &Arc<Reloader>, asks: mpsc::Sender<Ask>) -> Told {
+        Told {
+            proxy: proxy.clone(),
+            reloader: reloader.clone(),
+            asks,
+            listeners: Mutex::default(),
+            serving: AtomicBool::new(false),
+        }
+    }
+
+    /// The edge serves on these listeners now.
+    pub fn serves(&self, listeners: &[Arc<Listener>]) {
+        *self.listeners.lock().unwrap_or_else(PoisonError::into_inner) = listeners.to_vec();
+        self.serving.store(true, Ordering::Release);
+    }
+
+    fn phase(&self) -> Phase {
+        match (self.proxy.is_draining(), self.serving.load(Ordering::Acquire)) {
+            (true, _) => Phase::Draining,
+            (false, true) => Phase::Serving,
+            (false, false) => Phase::Starting,
+        }
+    }
+
+    fn listener_gauges(&self) -> Vec<ListenerGauge> {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let read = |listener: &Arc<Listener>| {
+            let name = listener.address.to_string();
+            let reading = backlog::read_listener(&name, &listener.socket).ok()?;
+            Some(ListenerGauge {
+                listener: name,
+                length: reading.length.into(),
+                limit: reading.limit.into(),
+                drops: reading.drops.into(),
+            })
+        };
+        listeners.iter().filter_map(read).collect()
+    }
+}
+
+impl View for Told {
+    fn gather(&self) -> Gathered {
+        let live = self.proxy.live();
+        let totals = self.proxy.metrics.totals();
+        let counters = backlog::read_counters().unwrap_or_default();
+        let certs = &live.snapshot.certs;
+        let reports = self.reloader.history().reports;
+        let last = reports.first().map(|dated| &dated.report);
+        let kept = |report: &Report| {
+            let parts = report.kept.iter().filter(|part| !part.starts_with("certificate "));
+            parts.cloned().collect()
+        };
+        Gathered {
+            phase: self.phase(),
+            generation: live.snapshot.generation,
+            sites: live.snapshot.sites.all().len(),
+            certificates_loaded: certs.all().len(),
+            listeners: self.listener_gauges(),
+            listen_overflows: counters.overflows,
+            listen_drops: counters.drops,
+            handshake_queue: queue_now(
+                &self.proxy.handshakes.state(),
+                totals.queue_admitted(QueueName::Handshake),
+            ),
+            request_queues: waiting_requests(&live),
+            request_depth: live.snapshot.queues.request_depth as u64,
+            age_alarm: live.snapshot.queues.age_alarm,
+            upstreams: upstream_gauges(&live),
+            sites_down: sites_down(&live),
+            findings: finding_counts(&self.proxy.findings),
+            certificates: certs.expiries().map(|(name, end)| (name.to_owned(), end)).collect(),
+            certificates_kept: certs.kept().map(|(name, _)| kept_certificate(name)).collect(),
+            reload_refused: last.filter(|report| report.result == ReloadResult::Refused).map(first),
+            parts_kept: last.map(kept).unwrap_or_default(),
+            machine_differs: machine_differs(&live),
+            access_log: live.access.state(),
+        }
+    }
+
+    fn sites(&self) -> Vec<SiteRow> {
+        let live = self.proxy.live();
+        let mut summaries: HashMap<String, _> = self
+            .proxy
+            .metrics
+            .sites()
+            .into_iter()
+            .map(|summary| (summary.site.clone(), summary))
+            .collect();
+        let mut found: HashMap<String, u64> = HashMap::new();
+        for count in self.proxy.findings.counts() {
+            *found.entry(count.site.unwrap_or_default()).or_default() += count.count;
+        }
+        let kept = self.reloader.history().reports.into_iter().next();
+        let kept = kept.map(|dated| dated.report.kept).unwrap_or_default();
+        let row = |(site, state): (&Arc<Site>, &Arc<SiteState>)| {
+            let id = site.id.as_str();
+            let queue = state.gate.state();
+            SiteRow {
+                summary: summaries.remove(id).unwrap_or_default(),
+                customer: site.customer.to_string(),
+                hosts: site.hosts.iter().map(ToString::to_string).collect(),
+                waiting: queue.depth as u64,
+                waiting_limit: queue.limit as u64,
+                oldest_seconds: queue.oldest.as_secs_f64(),
+                in_flight: state.gate.in_flight().into(),
+                in_flight_limit: state.gate.limit().into(),
+                findings: found.get(id).copied().unwrap_or(0),
+                kept: kept.iter().any(|part| part.strip_prefix("site ") == Some(id)),
+                endpoints: state.upstream.endpoints().into_iter().map(endpoint_row).collect(),
+            }
+        };
+        live.sites().map(row).collect()
+    }
+
+    fn certificates(&self) -> Vec<CertificateRow> {
+        let summaries = self.proxy.live().snapshot.certs.summaries(unix_now());
+        summaries.into_iter().map(certificate_row).collect()
+    }
+
+    fn findings(&self) -> Vec<FindingRow> {
+        self.proxy.findings.report().into_iter().map(finding_row).collect()
+    }
+
+    fn reloads(&self) -> Vec<ReloadRow> {
+        let history = self.reloader.history();
+        let row = |dated: Dated| ReloadRow { at_unix: dated.at_unix, report: dated.report };
+        history.reports.into_iter().map(row).collect()
+    }
+
+    fn reload(&self) -> Reloading {
+        let asks = self.asks.clone();
+        let reloader = self.reloader.clone();
+        Box::pin(async move {
+            let (ask, answer) = oneshot::channel();
+            // The control loop outlives the admin pages; where it ends first, so does the process.
+            let _ = asks.send(ask).await;
+            match answer.await {
+                Ok(report) => report,
+                Err(_) => reloader.last(),
+            }
+        })
+    }
+}
+
+fn queue_now(state: &QueueState, admitted: u64) -> QueueNow {
+    QueueNow {
+        depth: state.depth as u64,
+        limit: state.limit as u64,
+        oldest: state.oldest,
+        admitted,
+    }
+}
+
+fn waiting_requests(live: &Live) -> Vec<(String, QueueNow)> {
+    let queue = |(site, state): (&Arc<Site>, &Arc<SiteState>)| {
+        if !state.gate.is_contended() {
+            return None;
+        }
+        let admitted = state.metrics.summary().requests;
+        Some((site.id.to_string(), queue_now(&state.gate.state(), admitted)))
+    };
+    live.sites().filter_map(queue).collect()
+}
+
+fn upstream_gauges(live: &Live) -> UpstreamGauges {
+    let mut gauges = UpstreamGauges::default();
+    for (site, state) in live.sites() {
+        for endpoint in state.upstream.endpoints() {
+            match endpoint.standing == Standing::Up {
+                true => gauges.up += 1,
+                false => {
+                    gauges.down += 1;
+                    gauges.down_names.push((site.id.to_string(), endpoint.url.clone()));
+                }
+            }
+            gauges.busy += u64::from(endpoint.in_flight);
+            gauges.idle += u64::from(endpoint.connections.saturating_sub(endpoint.in_flight));
+            gauges.connects += endpoint.connections_total;
+            gauges.connects_failed += endpoint.connect_failures_total;
+        }
+    }
+    gauges
+}
+
+fn sites_down(live: &Live) -> Vec<(String, String)> {
+    let down = |(site, state): (&Arc<Site>, &Arc<SiteState>)| {
+        if state.upstream.is_usable() {
+            return None;
+        }
+        let why = state.upstream.endpoints().into_iter().find_map(|one| one.last_failure);
+        Some((site.id.to_string(), why.unwrap_or_else(|| "no endpoint can be used".into())))
+    };
+    live.sites().filter_map(down).collect()
+}
+
+fn finding_counts(store: &findings::FindingsStore) -> Vec<FindingCount> {
+    let count = |count: findings::FindingCount| FindingCount {
+        site: count.site.unwrap_or_default(),
+        direction: count.direction.label(),
+        rule: count.rule.code(),
+        action: count.action.label(),
+        count: count.count,
+    };
+    store.counts().into_iter().map(count).collect()
+}
+
+fn kept_certificate(name: &str) -> (String, String) {
+    (name.to_owned(), "its files are broken; see the last reload's report".into())
+}
+
+/// Why a reload was refused: its first harmful problem.
+fn first(report: &Report) -> String {
+    let harmful = report.problems.iter().find(|problem| problem.is_harmful());
+    harmful.map_or_else(|| "the configuration is refused".into(), ToString::to_string)
+}
+
+/// How this machine differs from the one that `queues.toml` was measured on.
+fn machine_differs(live: &Live) -> Option<String> {
+    let measured = live.snapshot.queues.measured_on.as_ref()?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut differences = Vec::new();
+    if let Some(then) = measured.cores.filter(|then| *then != cores) {
+        differences.push(format!("measured on {then} cores, this machine has {cores}"));
+    }
+    if let (Some(then), Some(now)) = (&measured.cpu, cpu_model())
+        && *then != now
+    {
+        differences.push(format!("measured on {then:?}, this is {now:?}"));
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    if let Some(then) = measured.version.as_ref().filter(|then| *then != version) {
+        differences.push(format!("measured with version {then}, this is {version}"));
+    }
+    (!differences.is_empty()).then(|| differences.join("; "))
+}
+
+fn cpu_model() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+fn endpoint_row(endpoint: EndpointSummary) -> EndpointRow {
+    EndpointRow {
+        state: endpoint.standing.label().to_owned(),
+        in_flight: endpoint.in_flight.into(),
+        latency_ms: endpoint.latency_seconds * 1_000.0,
+        backup: endpoint.backup,
+        last_failure: endpoint.last_failure,
+        url: endpoint.url,
+    }
+}
+
+fn certificate_row(summary: crate::certs::Summary) -> CertificateRow {
+    CertificateRow {
+        validity: summary.validity.label().to_owned(),
+        file: summary.file.display().to_string(),
+        name: summary.name,
+        hosts: summary.hosts,
+        key: summary.key,
+        issuer: summary.issuer,
+        not_before: summary.not_before,
+        not_after: summary.not_after,
+        not_after_timestamp: summary.not_after_timestamp,
+        days_left: summary.days_left,
+        fingerprint: summary.fingerprint,
+        kept_since: summary.kept_since,
+        problems: summary.problems,
+    }
+}
+
+fn finding_row(count: findings::FindingCount) -> FindingRow {
+    let unix = |seconds| i64::try_from(seconds).unwrap_or(i64::MAX);
+    let example = |example: findings::Example| FindingExample {
+        first_seen_unix: unix(example.first_seen),
+        last_seen_unix: unix(example.last_seen),
+        times: example.times,
+        hex: example.hex,
+        field: example.field,
+        excerpt: example.excerpt,
+        request_line: example.request_line,
+        upstream: example.upstream,
+        request_id: example.request_id,
+    };
+    FindingRow {
+        site: count.site.unwrap_or_default(),
+        direction: count.direction.label().to_owned(),
+        rule: count.rule.code().to_owned(),
+        action: count.action.label().to_owned(),
+        count: count.count,
+        shadow_refused: count.shadow_refused,
+        section: count.rule.section().to_owned(),
+        explain: count.rule.explain().to_owned(),
+        remedy: count.rule.remedy().to_owned(),
+        examples: count.examples.into_iter().map(example).collect(),
+    }
+}
+
+fn unix_now() -> i64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
+}
