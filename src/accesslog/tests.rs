@@ -1,3 +1,5 @@
+//! Lines, escapes, and a log that never makes anybody wait.
+
 use std::fs;
 use std::net::IpAddr;
 use std::time::UNIX_EPOCH;

@@ -1,3 +1,5 @@
+//! The admin listener over real sockets: paths, tokens, foreign hosts.
+
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

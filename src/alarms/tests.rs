@@ -1,3 +1,5 @@
+//! Each alarm raised and cleared by samples, with time passed in.
+
 use super::*;
 
 const NOW: i64 = 1_800_000_000;

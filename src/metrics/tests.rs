@@ -1,3 +1,5 @@
+//! Counting from many threads, and the text that a scrape gets.
+
 use std::collections::HashSet;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The fair queue: scenarios with time passed in, and properties under random operations.
+
 use super::*;
 
 const DEADLINE: Duration = Duration::from_millis(1_000);

@@ -4,8 +4,6 @@
 //! byte is looked at once where the head arrives whole; where it does not, a first try and a
 //! search for the end come on top ([`Scan`]): linear in any case.
 
-use super::class;
-use super::connection;
 use super::framing::{self, Framing};
 use super::head::{RequestHead, RequestMethod, ResponseHead, Storage, Version};
 use super::known;
@@ -14,6 +12,7 @@ use super::rule::{Action, Direction, Rule};
 use super::section::{FIELD_BYTES_MAX, Form, Part, Section};
 use super::target;
 use super::{Reading, Refused, Screened};
+use super::{class, connection};
 
 /// Empty lines skipped before a start line (RFC 9112 2.2 asks for one at least).
 const EMPTY_LINES_MAX: u8 = 4;

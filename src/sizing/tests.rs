@@ -1,3 +1,5 @@
+//! Sizes from capacities whose arithmetic can be done on paper.
+
 use super::*;
 
 fn rate(per_second: f64) -> Measured {

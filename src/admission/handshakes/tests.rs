@@ -1,3 +1,5 @@
+//! The handshake queue between threads: bounds, deadlines, clients that left, cancellation.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};

@@ -1,3 +1,5 @@
+//! The request gate: limits, classes, deadlines, cancellation.
+
 use std::sync::atomic::AtomicU64;
 use std::task::{Context, Waker};
 
