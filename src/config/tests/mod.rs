@@ -215,7 +215,7 @@ fn an_empty_main_file_means_the_defaults() {
     assert_eq!(snapshot.certificates.default, None);
     assert_eq!(snapshot.places.queues, configuration.path("queues.toml"));
     let queues = &snapshot.queues;
-    assert_eq!((queues.handshake_concurrency, queues.handshake_depth), (32, 512));
+    assert_eq!((queues.handshake_concurrency, queues.handshake_depth), (1_024, 512));
     assert_eq!((queues.request_depth, queues.in_flight), (256, None));
     assert_eq!(queues.handshake_deadline, Duration::from_secs(1));
     assert_eq!(queues.request_deadline, Duration::from_secs(10));
