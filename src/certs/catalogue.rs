@@ -6,16 +6,26 @@
 //! lookups at most, whatever the number of certificates.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::BuildHasherDefault;
+use std::mem;
 use std::sync::Arc;
+use std::thread;
 
 use rustls::SignatureScheme;
 
 use super::certificate::Certificate;
 use super::defect::Defect;
+use super::host_key::{HostKey, HostMap};
 use super::identity::Identity;
-use crate::names::{HostPattern, Hostname};
+use crate::names::HostPattern;
+
+/// So many are given back in less time than a thread takes to start.
+const ENTRIES_DROPPED_IN_PLACE_MAX: usize = 500;
+
+/// The handshake threads stand at 10.
+const NICE_LOWEST: i32 = 19;
 
 /// A certificate as a load found it.
 #[derive(Debug)]
@@ -54,9 +64,8 @@ pub(super) struct Overlap {
 pub(super) struct Catalogue {
     /// Sorted by name.
     entries: Vec<Arc<Entry>>,
-    exact: HashMap<Hostname, Slots>,
-    /// By the wildcard's parent.
-    wildcard: HashMap<Hostname, Slots>,
+    /// Exact hosts and wildcards.
+    hosts: HostMap<Slots>,
     /// The certificate for clients without a name or with an unknown one.
     default: Option<u32>,
     /// Positions by the end of validity, soonest first.
@@ -94,34 +103,28 @@ impl Catalogue {
         now: i64,
     ) -> (Catalogue, Vec<Overlap>) {
         let mut catalogue = Catalogue {
-            exact: HashMap::with_capacity(entries.len()),
-            wildcard: HashMap::new(),
+            hosts: HostMap::with_capacity_and_hasher(
+                entries.iter().map(|entry| entry.certificate.hosts.len()).sum(),
+                BuildHasherDefault::default(),
+            ),
             default: None,
-            by_expiry: (0..).take(entries.len()).collect(),
+            by_expiry: by_expiry(&entries),
             entries,
         };
         let mut overlaps = BTreeMap::new();
         for position in (0..).take(catalogue.entries.len()) {
             catalogue.index(position, now, &mut overlaps);
         }
-        let entries = &catalogue.entries;
-        catalogue
-            .by_expiry
-            .sort_by_key(|position| (entries[*position as usize].certificate.not_after, *position));
         catalogue.default = default.and_then(|name| catalogue.position(name));
         (catalogue, overlaps.into_values().collect())
     }
 
     fn index(&mut self, position: u32, now: i64, overlaps: &mut BTreeMap<(u32, u32), Overlap>) {
-        let entry = self.entries[position as usize].clone();
-        let is_rsa = entry.certificate.key.is_rsa();
-        for host in &entry.certificate.hosts {
-            let (map, key) = match host {
-                HostPattern::Exact(host) => (&mut self.exact, host),
-                HostPattern::Wildcard(parent) => (&mut self.wildcard, parent),
-            };
-            let Some(slots) = map.get_mut(key) else {
-                map.insert(key.clone(), Slots::of(position, is_rsa));
+        let certificate = &self.entries[position as usize].certificate;
+        let is_rsa = certificate.key.is_rsa();
+        for (host, key) in certificate.hosts.iter().zip(&certificate.host_keys) {
+            let Some(slots) = self.hosts.get_mut(key) else {
+                self.hosts.insert(*key, Slots::of(position, is_rsa));
                 continue;
             };
             let slot = slots.slot(is_rsa);
@@ -179,11 +182,11 @@ impl Catalogue {
     }
 
     fn slots(&self, host: &str) -> Option<Slots> {
-        if let Some(slots) = self.exact.get(host) {
+        if let Some(slots) = self.hosts.get(&HostKey::exact(host)) {
             return Some(*slots);
         }
         let (label, parent) = host.split_once('.')?;
-        if label.is_empty() { None } else { self.wildcard.get(parent).copied() }
+        if label.is_empty() { None } else { self.hosts.get(&HostKey::wildcard(parent)).copied() }
     }
 
     /// The certificate for a client that sent this name and takes these schemes: the curve before
@@ -202,6 +205,14 @@ impl Catalogue {
     }
 }
 
+fn by_expiry(entries: &[Arc<Entry>]) -> Vec<u32> {
+    // The ends are copied out first: sorting would otherwise look each up many times.
+    let ends = entries.iter().map(|entry| entry.certificate.not_after).zip(0..);
+    let mut ends: Vec<(i64, u32)> = ends.collect();
+    ends.sort_unstable();
+    ends.into_iter().map(|(_, position)| position).collect()
+}
+
 /// Larger is preferred.
 fn rank(certificate: &Certificate, now: i64) -> (bool, i64) {
     let is_valid = certificate.not_before <= now && now <= certificate.not_after;
@@ -215,6 +226,29 @@ fn canonical(name: &str) -> Cow<'_, str> {
         return Cow::Owned(name.to_ascii_lowercase());
     }
     Cow::Borrowed(name)
+}
+
+/// Given back by a thread of its own: the last to let go of a catalogue may be a connection, and a
+/// hundred thousand certificates take milliseconds.
+impl Drop for Catalogue {
+    fn drop(&mut self) {
+        if self.entries.len() < ENTRIES_DROPPED_IN_PLACE_MAX {
+            return;
+        }
+        let parts = (mem::take(&mut self.entries), mem::take(&mut self.hosts));
+        // Where there is no thread to be had, the closure and what it holds are dropped here.
+        let _ = thread::Builder::new().name("sluss-certs".into()).spawn(move || {
+            lowest_priority();
+            drop(parts);
+        });
+    }
+}
+
+/// The calling thread takes from now on only what others leave. Not being allowed to is no reason
+/// to stop.
+pub(super) fn lowest_priority() {
+    // None is the calling thread: Linux has the priority by thread (setpriority(2), BUGS).
+    let _ = rustix::process::setpriority_process(None, NICE_LOWEST);
 }
 
 /// A hundred thousand certificates are not for printing.

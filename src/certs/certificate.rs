@@ -13,6 +13,7 @@ use rustls::sign::CertifiedKey;
 
 use super::chain::Chain;
 use super::defect::Defect;
+use super::host_key::HostKey;
 use super::key::{self, KeyKind, SecretKey};
 use crate::names::HostPattern;
 
@@ -21,6 +22,8 @@ pub struct Certificate {
     pub(super) name: Box<str>,
     pub(super) layout: Layout,
     pub(super) hosts: Box<[HostPattern]>,
+    /// Of `hosts`, in their order.
+    pub(super) host_keys: Box<[HostKey]>,
     pub(super) key: KeyKind,
     /// Unix seconds.
     pub(super) not_before: i64,

@@ -9,6 +9,7 @@
 //! The names are read by as many threads as the machine has; at a reload at the lowest priority, so
 //! that they only take what the edge leaves.
 
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::catalogue::{Catalogue, Entry, Kept};
+use super::catalogue::{Catalogue, Entry, Kept, lowest_priority};
 use super::defect::{Defect, Found, Part};
 use super::folder::{self, Folder, Listing};
 use super::read::{self, KeyCheck, Reader};
@@ -39,9 +40,6 @@ const BATCH_NAMES: usize = 256;
 /// More threads would only wait for the same folder.
 const THREADS_MAX: usize = 16;
 
-/// The lowest priority there is; the handshake threads stand at 10.
-const RELOAD_NICE: i32 = 19;
-
 /// What became of a name.
 enum Outcome {
     Absent(Found),
@@ -61,6 +59,23 @@ pub fn load(settings: &CertSettings, previous: Option<&CertStore>) -> Loaded {
 
 /// [`load`] at a time of the caller's choice, Unix seconds.
 pub(super) fn load_at(settings: &CertSettings, previous: Option<&CertStore>, now: i64) -> Loaded {
+    if previous.is_none() {
+        return load_here(settings, None, now);
+    }
+    // The caller's thread may be one that the runtime uses again: its priority is not ours to lower.
+    thread::scope(|scope| {
+        let low = || {
+            lowest_priority();
+            load_here(settings, previous, now)
+        };
+        match thread::Builder::new().name("sluss-certs".into()).spawn_scoped(scope, low) {
+            Ok(loading) => loading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(_) => load_here(settings, previous, now),
+        }
+    })
+}
+
+fn load_here(settings: &CertSettings, previous: Option<&CertStore>, now: i64) -> Loaded {
     let mut found = Collected::default();
     let interner = previous.map(|store| store.interner.clone()).unwrap_or_default();
     match Folder::open(&settings.directory).and_then(|folder| Ok((folder.list()?, folder))) {
@@ -108,28 +123,28 @@ impl Walk<'_> {
         let threads = (names.len() / NAMES_PER_THREAD_MIN).clamp(1, available.min(THREADS_MAX));
         let batches = names.chunks(BATCH_NAMES).zip(outcomes.chunks_mut(BATCH_NAMES));
         let batches = Mutex::new(batches);
-        thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    if self.previous.is_some() {
-                        // Zero is the calling thread. Not being allowed to is no reason to stop.
-                        let _ = rustix::process::setpriority_process(None, RELOAD_NICE);
-                    }
-                    loop {
-                        let batch = batches.lock().unwrap_or_else(PoisonError::into_inner).next();
-                        let Some((names, outcomes)) = batch else { return };
-                        for (name, outcome) in names.iter().zip(outcomes) {
-                            *outcome = Some(self.examine(name));
-                        }
-                    }
-                });
+        let work = || {
+            loop {
+                let batch = batches.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((names, outcomes)) = batch else { return };
+                let mut earlier = Earlier::from(self.previous, names);
+                for (name, outcome) in names.iter().zip(outcomes) {
+                    *outcome = Some(self.examine(name, earlier.advance_to(&name.name)));
+                }
             }
+        };
+        thread::scope(|scope| {
+            for _ in 1..threads {
+                // Threads start with the priority of the one that starts them (clone(2)). Where
+                // there is none to be had, those that are there do its work.
+                let _ = thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
         });
         outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Nothing)).collect()
     }
 
-    fn examine(&self, name: &folder::Entry) -> Outcome {
-        let earlier = self.previous.and_then(|store| store.catalogue.named(&name.name));
+    fn examine(&self, name: &folder::Entry, earlier: Option<&Arc<Entry>>) -> Outcome {
         if let Some(earlier) = earlier
             && earlier.kept.is_none()
             && earlier.certificate.layout == name.layout
@@ -188,11 +203,43 @@ fn keep(earlier: &Arc<Entry>, found: Found, now: i64) -> Arc<Entry> {
     })
 }
 
+/// A walk through the earlier entries beside the names, both sorted: a search for each name would
+/// cost more than asking the system for its files.
+struct Earlier<'a> {
+    rest: &'a [Arc<Entry>],
+}
+
+impl<'a> Earlier<'a> {
+    /// At the first of `names`.
+    fn from(previous: Option<&'a CertStore>, names: &[folder::Entry]) -> Earlier<'a> {
+        let entries = previous.map_or(&[][..], |store| store.catalogue.entries());
+        let first = names.first().map_or("", |name| &name.name);
+        let at = entries.partition_point(|entry| *entry.certificate.name < *first);
+        Earlier { rest: &entries[at..] }
+    }
+
+    /// The entry of that name; names are asked for in their order.
+    fn advance_to(&mut self, name: &str) -> Option<&'a Arc<Entry>> {
+        while let Some((entry, rest)) = self.rest.split_first() {
+            match (*entry.certificate.name).cmp(name) {
+                Less => self.rest = rest,
+                Equal => return Some(entry),
+                Greater => return None,
+            }
+        }
+        None
+    }
+}
+
 /// The earlier names that are not there any more.
 fn gone(previous: &CertStore, names: &[folder::Entry]) -> Vec<String> {
+    let mut names = names.iter().map(|name| &*name.name).peekable();
     let earlier = previous.catalogue.entries().iter().map(|entry| &*entry.certificate.name);
     earlier
-        .filter(|earlier| names.binary_search_by(|name| (*name.name).cmp(earlier)).is_err())
+        .filter(|earlier| {
+            while names.next_if(|name| name < earlier).is_some() {}
+            names.peek() != Some(earlier)
+        })
         .map(str::to_owned)
         .collect()
 }

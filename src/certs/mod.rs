@@ -17,6 +17,7 @@ mod certificate;
 mod chain;
 mod defect;
 mod folder;
+mod host_key;
 mod identity;
 mod key;
 mod leaf;

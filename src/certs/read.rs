@@ -11,6 +11,7 @@ use super::certificate::{Certificate, State};
 use super::chain::{self, Interner};
 use super::defect::{Defect, Found};
 use super::folder::{Entry, Files};
+use super::host_key::HostKey;
 use super::key::{self, Comparison, SecretKey};
 use super::{leaf, pem};
 
@@ -70,6 +71,7 @@ impl Reader<'_> {
         Ok(Certificate {
             name: entry.name.as_str().into(),
             layout: entry.layout,
+            host_keys: facts.hosts.iter().map(HostKey::of).collect(),
             hosts: facts.hosts.into(),
             key: facts.key,
             not_before: facts.not_before,

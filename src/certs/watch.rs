@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::stat;
 
 use super::CertSettings;
+use super::catalogue::lowest_priority;
 use super::folder::Folder;
 use super::identity::FileIdentity;
 
@@ -29,9 +30,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// One part in fifty of the time is spent looking.
 const PAUSE_PER_LOOK: u32 = 50;
-
-/// The lowest priority there is.
-const WATCH_NICE: i32 = 19;
 
 /// Looks at the folder until it is dropped.
 #[derive(Debug)]
@@ -56,8 +54,7 @@ impl Watch {
         let mut settling = Settling { acted_on: look(&settings), pending: None };
         let mut pause = pause_after(began.elapsed());
         thread::Builder::new().name("sluss-watch".into()).spawn(move || {
-            // Zero is the calling thread. Not being allowed to is no reason not to watch.
-            let _ = rustix::process::setpriority_process(None, WATCH_NICE);
+            lowest_priority();
             while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 let began = Instant::now();
                 let seen = look(&settings);
