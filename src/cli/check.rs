@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::ConfigFile;
 use crate::config::{self, Outcome};
+use crate::listener::backlog;
 use crate::problem::{Problem, Severity};
 
 #[derive(Args, Debug)]
@@ -33,7 +34,10 @@ struct Verdict<'v> {
 /// Exit code 0 where all is good but for warnings, else 1.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let file = arguments.config.path();
-    let outcome = config::check(&file);
+    let mut outcome = config::check(&file);
+    if let Some(snapshot) = &outcome.snapshot {
+        outcome.problems.extend(backlog::clamped_problem(snapshot.listen.backlog, &file));
+    }
     let good = !outcome.problems.iter().any(Problem::is_harmful);
     let text = if arguments.json { json(&file, &outcome, good) } else { text(&file, &outcome) };
     // A reader that went away (`sluss check | head`) has seen what it wanted.

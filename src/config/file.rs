@@ -250,8 +250,6 @@ impl QueueValues {
         listen.backlog = self.backlog.unwrap_or(listen.backlog);
         runtime.connections_max = self.connections_max.unwrap_or(runtime.connections_max);
         Queues {
-            // Measured: more than 32 handshakes in flight on a thread lengthen each of them and
-            // complete no more in a second.
             handshake_concurrency: self.handshake_concurrency.unwrap_or(HANDSHAKES_AT_ONCE),
             handshake_depth: self.handshake_depth.unwrap_or(512),
             handshake_deadline: self.handshake_deadline.unwrap_or(Duration::from_secs(1)),

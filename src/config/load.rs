@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::file::{self, MainFile, QueueValues};
+use super::process;
 use super::report::{Changes, Difference};
 use super::resolve::{self, Chosen, ReadSite};
 use super::screening::Headers;
@@ -72,7 +73,10 @@ fn load_to(path: &Path, previous: Option<&Snapshot>, depth: Depth) -> Outcome {
     let sites = resolved.chosen.into_iter().map(|chosen| chosen.site).collect();
     let snapshot = assemble(main, queues, path, (Sites::new(sites), certs.store));
     let generation = previous.map_or(1, |snapshot| snapshot.generation + 1);
-    let snapshot = Snapshot { generation, ..snapshot };
+    let mut snapshot = Snapshot { generation, ..snapshot };
+    if let Some(previous) = previous {
+        outcome.problems.extend(process::carry_over(&mut snapshot, previous));
+    }
     outcome.changes = Changes {
         sites: Difference::of_sites(previous, &snapshot),
         certificates: Difference {

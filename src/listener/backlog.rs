@@ -12,10 +12,12 @@
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use serde::Serialize;
 
 use super::kernel;
+use crate::problem::{Problem, Severity};
 
 const NETSTAT: &str = "/proc/net/netstat";
 const SOMAXCONN: &str = "/proc/sys/net/core/somaxconn";
@@ -87,7 +89,7 @@ pub fn read_somaxconn() -> io::Result<u32> {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
     "the kernel cuts the backlog of {asked} to {granted} (net.core.somaxconn); raise it with \
-     `sysctl -w net.core.somaxconn={asked}` and keep it in /etc/sysctl.d/, then restart sluss"
+     `sysctl -w net.core.somaxconn={asked}` and keep it in /etc/sysctl.d/, then reload sluss"
 )]
 pub struct Clamped {
     /// The configured backlog.
@@ -99,6 +101,20 @@ pub struct Clamped {
 /// Whether the kernel cuts a backlog.
 pub fn clamped(asked: u32, somaxconn: u32) -> Option<Clamped> {
     (asked > somaxconn).then_some(Clamped { asked, granted: somaxconn })
+}
+
+/// What to tell the operator whose main file is `file` where the kernel cuts a backlog.
+pub fn clamped_problem(asked: u32, file: &Path) -> Option<Problem> {
+    let clamped = clamped(asked, read_somaxconn().ok()?)?;
+    Some(Problem {
+        severity: Severity::Warning,
+        file: file.to_path_buf(),
+        line: None,
+        key: "listen.backlog".into(),
+        site: None,
+        what: clamped.to_string(),
+        remedy: String::new(),
+    })
 }
 
 /// Connection attempts that full queues of ours have lost between two readings. A socket whose

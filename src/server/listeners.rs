@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use socket2::SockRef;
 use tokio::sync::watch;
 
 use super::fleet::{Listener, Speaks};
 use crate::config::Listen;
-use crate::listener;
+use crate::listener::{self, backlog};
 use crate::problem::{Problem, Severity};
 
 /// The port that a redirect leaves out of its location.
@@ -43,7 +44,9 @@ impl Listeners {
         listen: &Listen,
         file: &Path,
     ) -> (Vec<Arc<Listener>>, Vec<Problem>) {
-        let (mut opened, mut problems) = (Vec::new(), Vec::new());
+        let mut opened = Vec::new();
+        let mut problems: Vec<Problem> =
+            backlog::clamped_problem(listen.backlog, file).into_iter().collect();
         let mut wanted: Vec<Wanted> = Vec::new();
         for address in &listen.https {
             wanted.push(Wanted { key: "listen.https", address: *address, speaks: Speaks::Https });
@@ -58,7 +61,11 @@ impl Listeners {
             if let Speaks::Http { https_port } = &mut wanted.speaks {
                 *https_port = self.https().first().map_or(HTTPS_PORT, SocketAddr::port);
             }
-            if self.open.iter().any(|open| same(open, &wanted)) {
+            if let Some(open) = self.open.iter().find(|open| same(open, &wanted)) {
+                // listen(2) may be called again: it sets the new backlog and keeps the queue. Where
+                // it fails the old one stays, and the queue's limit in the metrics tells.
+                let _ = SockRef::from(&open.socket)
+                    .listen(i32::try_from(listen.backlog).unwrap_or(i32::MAX));
                 continue;
             }
             match bind(&wanted, listen.backlog) {

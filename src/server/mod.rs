@@ -145,8 +145,11 @@ impl Edge {
             tracing::warn!(%error, "the limit on descriptors stays as it was");
         }
         let (listeners, problems) = Listeners::open(&snapshot.listen, path);
-        if let Some(problem) = problems.first() {
-            return Err(problem.to_string());
+        for problem in &problems {
+            if problem.is_harmful() {
+                return Err(problem.to_string());
+            }
+            tracing::warn!("{problem}");
         }
         let admin = admin::Listener::bind(&snapshot.listen.admin).await.map_err(|error| {
             let address = &snapshot.listen.admin;

@@ -201,6 +201,22 @@ fn hosts_without_certificate_are_a_warning() {
 }
 
 #[test]
+fn what_belongs_to_the_process_is_carried_over_and_told_until_the_next_start() {
+    let configuration = Configuration::new("[runtime]\nthreads = 1\n").with_site("a", SITE);
+    let mut serving = configuration.good();
+    configuration.write("sluss.toml", "[runtime]\nthreads = 2\nshutdown_grace = \"1s\"\n");
+    for _ in 0..2 {
+        let outcome = configuration.load(Some(&serving));
+        let told = outcome.problems.iter().find(|one| one.key == "runtime.threads").unwrap();
+        assert_eq!(told.what, "found 2, but this edge was started with 1");
+        serving = outcome.snapshot.unwrap();
+        assert_eq!(serving.runtime.threads, 1);
+        assert_eq!(serving.runtime.shutdown_grace, Duration::from_secs(1));
+    }
+    assert_eq!(configuration.good().runtime.threads, 2);
+}
+
+#[test]
 fn an_empty_main_file_means_the_defaults() {
     let configuration = Configuration::new("").with_site("a", SITE);
     let snapshot = configuration.good();
