@@ -60,6 +60,8 @@ struct Journey {
     tried: SmallVec<[u64; 4]>,
     /// How often it was sent.
     sends: u32,
+    /// Attempts that failed and were followed by another.
+    failed: u32,
     /// The endpoint to be tried again, over a fresh connection.
     again: Option<Arc<Endpoint>>,
     /// Those tried before may be tried again, once, where nobody else is left.
@@ -169,7 +171,7 @@ impl Client {
                 }
             };
             match tried {
-                Ok(response) => return Ok(response),
+                Ok(response) => return Ok(Response { retries: journey.failed, ..response }),
                 Err(failed) => journey.after(failed, upstream, endpoint, &request)?,
             }
         }
@@ -232,8 +234,10 @@ impl Client {
         match exchange.answer(request, source, interim).await {
             Ok(screened) => {
                 let now = Instant::now();
-                endpoint.answered(now - sent, now);
-                complete(exchange, screened, request, body)
+                let latency = now - sent;
+                endpoint.answered(latency, now);
+                let response = complete(exchange, screened, request, body)?;
+                Ok(Response { latency, ..response })
             }
             Err(broken) => {
                 let stage = exchange.stage();
@@ -355,16 +359,19 @@ impl Journey {
                 self.reopen = true;
             }
             Next::GiveUp | Next::AgainFresh | Next::AgainElsewhere => {
-                return Err(Failure::after(failed.broken, endpoint));
+                let Broken { refusal, findings, start_line } = failed.broken;
+                let (endpoint, retries) = (Some(endpoint), self.failed);
+                return Err(Failure { refusal, findings, endpoint, retries, start_line });
             }
         }
+        self.failed += 1;
         Ok(())
     }
 
     /// Nobody is left to be asked.
     fn failure(&mut self, refusal: Refusal) -> Failure {
-        let endpoint = self.last.take();
-        Failure { refusal, findings: Vec::new(), endpoint, start_line: String::new() }
+        let (endpoint, retries) = (self.last.take(), self.failed);
+        Failure { refusal, findings: Vec::new(), endpoint, retries, start_line: String::new() }
     }
 
     /// Before a pause: afterwards every endpoint may be tried again.
@@ -396,10 +403,16 @@ impl Failed {
     }
 }
 
-impl Failure {
-    fn after(broken: Broken, endpoint: Arc<Endpoint>) -> Failure {
-        let Broken { refusal, findings, start_line } = broken;
-        Failure { refusal, findings, start_line, endpoint: Some(endpoint) }
+impl Response {
+    pub(super) fn new(
+        screened: Screened<ResponseHead>,
+        body: ResponseBody,
+        endpoint: Arc<Endpoint>,
+        upgraded: Option<UpgradedIo>,
+    ) -> Response {
+        let Screened { head, findings } = screened;
+        let latency = Duration::ZERO;
+        Response { head, findings, body, endpoint, latency, retries: 0, upgraded }
     }
 }
 
@@ -425,12 +438,12 @@ where
         }
         let upgraded = Some(UpgradedIo::new(exchange));
         let body = ResponseBody::empty();
-        return Ok(Response { head, findings, body, endpoint, upgraded });
+        return Ok(Response::new(Screened { head, findings }, body, endpoint, upgraded));
     }
     let rest = match exchange.is_sending() {
         true => body.take().map(|body| Box::new(body) as RestOfRequest),
         false => None,
     };
     let body = ResponseBody::http1(exchange, head.framing(), rest, request.policy);
-    Ok(Response { head, findings, body, endpoint, upgraded: None })
+    Ok(Response::new(Screened { head, findings }, body, endpoint, None))
 }

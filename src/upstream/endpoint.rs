@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::balance::{self, Standing};
 use super::connect::Verifier;
-use super::health::{Health, Others, Thresholds};
+use super::health::{FAILURES_MAX, Health, Others, Thresholds, Verdict};
 use crate::refusal::Refusal;
 use crate::sites::EndpointSpec;
 
@@ -175,12 +175,18 @@ impl Endpoint {
         counter.fetch_add(1, Ordering::Relaxed);
         self.remember(cause);
         let mut health = self.health();
-        let ejected = health.failed(now, others);
+        let verdict = health.failed(now, others);
         self.publish(&health);
         drop(health);
-        if ejected {
-            self.counts.ejections.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(endpoint = self.url(), %refusal, cause, "endpoint ejected");
+        match verdict {
+            Verdict::Counted => {}
+            Verdict::Ejected => {
+                self.counts.ejections.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(endpoint = self.url(), %refusal, cause, "endpoint ejected");
+            }
+            Verdict::Kept => {
+                tracing::warn!(endpoint = self.url(), %refusal, cause, "the last endpoint fails");
+            }
         }
     }
 
@@ -248,11 +254,11 @@ impl Endpoint {
     /// Taken once an answer came while there was a record.
     fn clear(&self) {
         let mut health = self.health();
-        let was_ejected = health.ejected_until().is_some();
+        let was_told = health.ejected_until().is_some() || health.failures() >= FAILURES_MAX;
         health.succeeded();
         self.publish(&health);
         drop(health);
-        if was_ejected {
+        if was_told {
             tracing::info!(endpoint = self.url(), "endpoint answers again");
         }
     }

@@ -3,7 +3,7 @@
 //! A thread has few connections to an endpoint, each driven by a task of its own: one, and another
 //! once all have [`STREAMS_MAX`] streams, up to [`LINKS_MAX`]; then streams queue. A request's body
 //! is read from the client by the request's own task and handed to the connection's task through a
-//! place for one frame ([`Lane`]), so that a client's connection is never polled by two tasks.
+//! place for one frame (`lane`), so that a client's connection is never polled by two tasks.
 //!
 //! hyper has checked the framing of HTTP/2 itself; heads and trailers pass the screener like any
 //! others. Interim responses of HTTP/2 endpoints are not relayed (hyper's client drops them).
@@ -15,7 +15,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,12 +29,13 @@ use super::body::{ResponseBody, RestOfRequest};
 use super::client::{Client, Failed, Freshness, Target};
 use super::connect::ConnectError;
 use super::endpoint::{Counted, Endpoint, Load};
+use super::lane::{Pump, Upload};
 use super::patience::{Patience, Waits};
 use super::pool::{IDLE_TIMEOUT, LIFETIME};
 use super::retry::Stage;
-use super::{Broken, ClientBody, Outgoing, Response};
+use super::{Broken, Outgoing, Response};
 use crate::refusal::Refusal;
-use crate::screen::{self, Direction, Finding, Framing, Policy};
+use crate::screen::{self, Direction, Finding, Policy};
 use crate::sites::Protocol;
 use crate::timers::Deadline;
 
@@ -198,9 +199,11 @@ where
     };
     stream.0.proven.set(true);
     let now = Instant::now();
-    endpoint.answered(now - sent, now);
+    let latency = now - sent;
+    endpoint.answered(latency, now);
     let download = Unscreened { load, stream, pump, deadline, patience };
-    download.screen(client, answer, request, body)
+    let response = download.screen(client, answer, request, body)?;
+    Ok(Response { latency, ..response })
 }
 
 /// What came back, before its head was judged.
@@ -255,8 +258,7 @@ impl Unscreened {
                 _load: self.load,
             }),
         };
-        let (head, findings) = (screened.head, screened.findings);
-        Ok(Response { head, findings, body, endpoint, upgraded: None })
+        Ok(Response::new(screened, body, endpoint, None))
     }
 }
 
@@ -405,145 +407,5 @@ impl Download {
 
     pub(super) fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
-    }
-}
-
-/// A place for one frame between the request's task and the connection's.
-#[derive(Default)]
-struct Lane {
-    frame: Option<Frame<Bytes>>,
-    /// Nothing comes after `frame`.
-    ended: bool,
-    /// The client's body failed, or nobody wants the response any more.
-    broken: bool,
-    /// hyper does not read on.
-    closed: bool,
-    taker: Option<Waker>,
-    giver: Option<Waker>,
-}
-
-/// The connection's end of the lane.
-struct Upload(Rc<RefCell<Lane>>);
-
-/// The request's end of the lane. Dropped before the body's end, it resets the stream.
-pub(super) struct Pump {
-    lane: Rc<RefCell<Lane>>,
-    /// Payload bytes to come, where the head announced how many.
-    left: Option<u64>,
-    waits: Waits,
-    consumed: bool,
-}
-
-impl Pump {
-    fn new(framing: Framing) -> (Pump, Upload) {
-        let (ended, left) = match framing {
-            Framing::None | Framing::Length(0) => (true, Some(0)),
-            Framing::Length(length) => (false, Some(length)),
-            Framing::Chunked | Framing::Stream | Framing::UntilClose => (false, None),
-        };
-        let lane = Rc::new(RefCell::new(Lane { ended, ..Lane::default() }));
-        let pump = Pump { lane: lane.clone(), left, waits: Waits::Answer, consumed: false };
-        (pump, Upload(lane))
-    }
-
-    fn is_done(&self) -> bool {
-        let lane = self.lane.borrow();
-        lane.closed || (lane.ended && lane.frame.is_none())
-    }
-
-    fn waits(&self) -> Waits {
-        self.waits
-    }
-
-    /// Hands frames over as they come. Ready once there are no more, or nobody takes them.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        body: &mut ClientBody<'_>,
-        patience: &mut Patience,
-    ) -> Poll<Result<(), Refusal>> {
-        while !self.is_done() {
-            if self.lane.borrow().frame.is_some() {
-                self.waits = Waits::Writing;
-                self.lane.borrow_mut().giver = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-            self.waits = Waits::Nothing;
-            let frame = ready!(Pin::new(&mut *body).poll_frame(cx)).transpose()?;
-            patience.progressed();
-            self.give(frame)?;
-        }
-        self.waits = Waits::Answer;
-        Poll::Ready(Ok(()))
-    }
-
-    fn give(&mut self, frame: Option<Frame<Bytes>>) -> Result<(), Refusal> {
-        let count = frame.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
-        self.consumed |= count > 0;
-        if let Some(left) = &mut self.left {
-            *left = left.checked_sub(count).ok_or(Refusal::BodyMalformed)?;
-            if frame.is_none() && *left > 0 {
-                return Err(Refusal::BodyMalformed);
-            }
-        }
-        let mut lane = self.lane.borrow_mut();
-        let is_last = frame.as_ref().is_none_or(Frame::is_trailers);
-        lane.ended = is_last || self.left == Some(0);
-        lane.frame = frame;
-        if let Some(taker) = lane.taker.take() {
-            taker.wake();
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Pump {
-    fn drop(&mut self) {
-        let mut lane = self.lane.borrow_mut();
-        lane.broken = !lane.ended;
-        if let Some(taker) = lane.taker.take() {
-            taker.wake();
-        }
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        let mut lane = self.0.borrow_mut();
-        lane.closed = true;
-        if let Some(giver) = lane.giver.take() {
-            giver.wake();
-        }
-    }
-}
-
-impl Body for Upload {
-    type Data = Bytes;
-    type Error = Refusal;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Refusal>>> {
-        let mut lane = self.0.borrow_mut();
-        if let Some(frame) = lane.frame.take() {
-            if let Some(giver) = lane.giver.take() {
-                giver.wake();
-            }
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        if lane.broken {
-            return Poll::Ready(Some(Err(Refusal::ClientGone)));
-        }
-        if lane.ended {
-            return Poll::Ready(None);
-        }
-        lane.taker = Some(cx.waker().clone());
-        Poll::Pending
-    }
-
-    fn is_end_stream(&self) -> bool {
-        let lane = self.0.borrow();
-        lane.ended && lane.frame.is_none()
     }
 }

@@ -48,6 +48,17 @@ pub enum Others {
     Gone,
 }
 
+/// What a failure led to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// It is counted; nothing changes.
+    Counted,
+    /// The endpoint is ejected.
+    Ejected,
+    /// It would be ejected now, were it not the last one; told once in a row of failures.
+    Kept,
+}
+
 /// What is known of one endpoint's health.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
@@ -98,20 +109,20 @@ impl Health {
         self.ejected_until = None;
     }
 
-    /// A request failed. Tells whether that ejected the endpoint.
-    pub fn failed(&mut self, now: Instant, others: Others) -> bool {
+    /// A request failed.
+    pub fn failed(&mut self, now: Instant, others: Others) -> Verdict {
         self.failures = self.failures.saturating_add(1);
         let on_probation = self.ejections > 0;
-        if self.standing(now) != Standing::Up
-            || others == Others::Gone
-            || (self.failures < FAILURES_MAX && !on_probation)
-        {
-            return false;
+        if self.standing(now) != Standing::Up || (self.failures < FAILURES_MAX && !on_probation) {
+            return Verdict::Counted;
+        }
+        if others == Others::Gone {
+            return if self.failures == FAILURES_MAX { Verdict::Kept } else { Verdict::Counted };
         }
         let doubled = EJECTION_FIRST * 2u32.saturating_pow(self.ejections.min(16));
         self.ejected_until = Some(now + doubled.min(EJECTION_MAX));
         self.ejections += 1;
-        true
+        Verdict::Ejected
     }
 
     /// An active check has passed.
@@ -148,10 +159,10 @@ mod tests {
     #[test]
     fn three_failures_in_a_row_eject_for_a_second() {
         let (mut health, now) = (Health::default(), Instant::now());
-        assert!(!health.failed(now, Others::Stand));
-        assert!(!health.failed(now, Others::Stand));
+        assert_eq!(health.failed(now, Others::Stand), Verdict::Counted);
+        assert_eq!(health.failed(now, Others::Stand), Verdict::Counted);
         assert_eq!(health.standing(now), Standing::Up);
-        assert!(health.failed(now, Others::Stand));
+        assert_eq!(health.failed(now, Others::Stand), Verdict::Ejected);
         assert_eq!(health.standing(now), Standing::Ejected);
         assert_eq!(health.standing(now + EJECTION_FIRST), Standing::Up);
     }
@@ -174,10 +185,10 @@ mod tests {
         health.failed(now, Others::Stand);
         health.failed(now, Others::Stand);
         for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
-            assert!(health.failed(now, Others::Stand));
+            assert_eq!(health.failed(now, Others::Stand), Verdict::Ejected);
             assert_eq!(health.ejected_until(), Some(now + Duration::from_secs(expected)));
             // What fails while ejected changes nothing: it was tried for want of anybody else.
-            assert!(!health.failed(now, Others::Stand));
+            assert_eq!(health.failed(now, Others::Stand), Verdict::Counted);
             now += Duration::from_secs(expected);
         }
         health.succeeded();
@@ -188,8 +199,9 @@ mod tests {
     #[test]
     fn the_last_one_standing_is_never_ejected() {
         let (mut health, now) = (Health::default(), Instant::now());
-        for _ in 0..100 {
-            assert!(!health.failed(now, Others::Gone));
+        for count in 1..100 {
+            let expected = if count == FAILURES_MAX { Verdict::Kept } else { Verdict::Counted };
+            assert_eq!(health.failed(now, Others::Gone), expected);
         }
         assert_eq!(health.standing(now), Standing::Up);
     }

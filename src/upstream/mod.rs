@@ -21,6 +21,7 @@ mod endpoint;
 mod h1;
 mod h2;
 pub mod health;
+mod lane;
 mod output;
 mod patience;
 pub mod pool;
@@ -107,6 +108,10 @@ pub struct Response {
     pub body: ResponseBody,
     /// Who answered.
     pub endpoint: Arc<Endpoint>,
+    /// From sending the request, the last time, to the final head: without waits of ours.
+    pub latency: Duration,
+    /// Attempts that failed before.
+    pub retries: u32,
     /// The connection after `101 Switching Protocols`.
     pub upgraded: Option<UpgradedIo>,
 }
@@ -120,6 +125,8 @@ pub struct Failure {
     pub findings: Vec<Finding>,
     /// Who failed last, where anybody was asked.
     pub endpoint: Option<Arc<Endpoint>>,
+    /// Attempts that failed before the last one.
+    pub retries: u32,
     /// The start of a response head that was refused, escaped; else empty.
     pub start_line: String,
 }

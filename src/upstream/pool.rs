@@ -139,3 +139,98 @@ impl Pool {
         self.idle
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sites::{Address, EndpointSpec, Protocol};
+    use crate::timers::Timers;
+    use tokio::net::UnixStream;
+
+    /// An endpoint of which only the connections matter, and the far ends of these.
+    struct Bench {
+        endpoint: Arc<Endpoint>,
+        timers: Rc<Timers>,
+        peers: Vec<UnixStream>,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let spec = EndpointSpec {
+                url: "unix:a".into(),
+                address: Address::Unix("a".into()),
+                protocol: Protocol::Http1,
+                tls_name: None,
+                ca: None,
+                weight: 1,
+                backup: false,
+            };
+            let endpoint = Arc::new(Endpoint::new(spec, Instant::now()));
+            Bench { endpoint, timers: Timers::new(), peers: Vec::new() }
+        }
+
+        fn connection(&mut self) -> Connection {
+            let (near, far) = UnixStream::pair().unwrap();
+            self.peers.push(far);
+            let counted = Counted::new(self.endpoint.clone());
+            Connection::new(Stream::Unix(near), self.timers.deadline(), counted)
+        }
+
+        fn open(&self) -> u32 {
+            self.endpoint.summary(1, false, Instant::now()).connections
+        }
+    }
+
+    #[tokio::test]
+    async fn the_connection_used_last_is_taken_first() {
+        let (mut bench, mut pool, now) = (Bench::new(), Pool::default(), Instant::now());
+        let (one, two) = (bench.connection(), bench.connection());
+        pool.put(one, now);
+        pool.put(two, now + Duration::from_secs(1));
+        let taken = pool.take(&bench.endpoint, now).unwrap();
+        assert!(taken.reused);
+        assert_eq!(taken.idle_since, now + Duration::from_secs(1));
+        assert_eq!(pool.idle(), 1);
+    }
+
+    #[tokio::test]
+    async fn idle_time_and_lifetime_are_bounded() {
+        let (mut bench, mut pool, now) = (Bench::new(), Pool::default(), Instant::now());
+        pool.put(bench.connection(), now);
+        pool.sweep(now + IDLE_TIMEOUT / 2);
+        assert_eq!(pool.idle(), 1);
+        assert!(pool.take(&bench.endpoint, now + IDLE_TIMEOUT).is_none());
+        assert_eq!((pool.idle(), bench.open()), (0, 0));
+        let connection = bench.connection();
+        // Busy all the time, so it is never idle for long.
+        pool.put(connection, now + LIFETIME + Duration::from_secs(1));
+        assert_eq!((pool.idle(), bench.open()), (0, 0));
+        pool.put(bench.connection(), now);
+        pool.sweep(now + IDLE_TIMEOUT);
+        assert_eq!((pool.idle(), bench.open()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn more_idle_connections_than_the_bound_are_closed() {
+        // Each takes two descriptors: the bound itself is out of reach of a common limit.
+        let (mut bench, mut pool, now) = (Bench::new(), Pool::default(), Instant::now());
+        pool.put(bench.connection(), now);
+        pool.idle = IDLE_TOTAL_MAX;
+        pool.put(bench.connection(), now);
+        assert_eq!(bench.open(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_the_endpoint_closed_or_wrote_to_is_not_taken() {
+        let (mut bench, mut pool, now) = (Bench::new(), Pool::default(), Instant::now());
+        for _ in 0..3 {
+            pool.put(bench.connection(), now);
+        }
+        bench.peers.remove(2);
+        bench.peers[1].try_write(b"HTTP/1.1 408 Request Timeout\r\n\r\n").unwrap();
+        // One turn of the runtime, in which it sees what arrived.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(pool.take(&bench.endpoint, now).is_some());
+        assert_eq!((pool.idle(), bench.open()), (0, 0), "only the quiet one was left, now dropped");
+    }
+}
