@@ -26,7 +26,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
 
 /// Which edge is meant.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(super) struct EdgeArguments {
     #[command(flatten)]
     config: ConfigFile,

@@ -11,6 +11,7 @@ mod load;
 mod reload;
 mod status;
 mod table;
+mod top;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -52,12 +53,14 @@ enum Command {
     Reload(reload::Arguments),
     /// Try sluss: an edge, three sites and their certificates, from nothing
     Demo(demo::Demo),
+    /// Watch queues, sites and latencies of the running edge, live
+    Top(top::Arguments),
     /// Load a server in an open loop and report what its visitors would have seen
     Load(Box<load::Arguments>),
 }
 
 /// `-c FILE`.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 struct ConfigFile {
     /// The main file [default: config/sluss.toml, else /etc/sluss/sluss.toml]
     #[arg(short = 'c', long = "config", value_name = "FILE")]
@@ -83,6 +86,7 @@ pub fn run() -> ExitCode {
         Command::Certs(arguments) => certs::run(&arguments),
         Command::Findings(arguments) => findings::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
     }
 }
