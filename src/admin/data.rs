@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use crate::accesslog::AccessLogState;
 use crate::alarms::Standing;
 use crate::config::report::Report;
-use crate::findings;
 use crate::metrics::{FindingCount, ListenerGauge, SiteSummary, UpstreamGauges};
 use crate::problem::Problem;
 
@@ -393,50 +392,6 @@ pub struct FindingExample {
     pub last_seen_unix: i64,
     /// How often this very defect was seen.
     pub times: u64,
-}
-
-impl From<&findings::FindingCount> for FindingRow {
-    fn from(count: &findings::FindingCount) -> FindingRow {
-        FindingRow {
-            site: count.site.clone().unwrap_or_default(),
-            direction: count.direction.label().to_owned(),
-            rule: count.rule.code().to_owned(),
-            action: count.action.label().to_owned(),
-            count: count.count,
-            shadow_refused: count.shadow_refused,
-            section: count.rule.section().to_owned(),
-            explain: count.rule.explain().to_owned(),
-            remedy: count.rule.remedy().to_owned(),
-            examples: count.examples.iter().map(FindingExample::from).collect(),
-        }
-    }
-}
-
-impl From<&findings::Example> for FindingExample {
-    fn from(example: &findings::Example) -> FindingExample {
-        FindingExample {
-            field: example.field.clone(),
-            excerpt: example.excerpt.clone(),
-            hex: example.hex.clone(),
-            request_line: example.request_line.clone(),
-            upstream: example.upstream.clone(),
-            request_id: example.request_id.clone(),
-            first_seen_unix: example.first_seen as i64,
-            last_seen_unix: example.last_seen as i64,
-            times: example.times,
-        }
-    }
-}
-
-/// A count of the findings' store, for Prometheus.
-pub fn finding_count(count: &findings::FindingCount) -> FindingCount {
-    FindingCount {
-        site: count.site.clone().unwrap_or_default(),
-        direction: count.direction.label(),
-        rule: count.rule.code(),
-        action: count.action.label(),
-        count: count.count,
-    }
 }
 
 /// One reload and when it ended.

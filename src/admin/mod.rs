@@ -34,7 +34,7 @@ use crate::names::SiteId;
 pub use data::{
     AccessLogRow, CertificateRow, EndpointRow, FindingExample, FindingRow, Gathered, Health,
     LatencyRow, ListenerRow, Phase, Point, ProcessRow, QueueNow, QueueRow, RefusalRow, ReloadRow,
-    SiteRow, SitesPage, Status, finding_count,
+    SiteRow, SitesPage, Status,
 };
 pub use security::{Reach, Security, Token};
 
