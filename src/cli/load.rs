@@ -233,16 +233,40 @@ impl Progress {
     }
 }
 
+/// One traffic since the last look; what did not happen is left out, so that it fits a line.
 fn live_line(name: &str, before: &Seen, now: &Seen) -> String {
     let seconds = now.at.saturating_sub(before.at).as_secs_f64().max(1e-3);
     let a_second = |now: u64, before: u64| (now - before) as f64 / seconds;
-    let [done, refused, timed_out, failed] =
-        std::array::from_fn(|family| a_second(now.ended[family], before.ended[family]));
-    let finished = now.ended[0] - before.ended[0];
-    let mean = (now.latency - before.latency).as_secs_f64() * 1000.0 / finished.max(1) as f64;
-    format!(
-        "{name:<14} offered {:>6.0}/s  done {done:>6.0}/s  refused {refused:>6.0}/s  \
-         timed out {timed_out:>5.0}/s  failed {failed:>5.0}/s  mean {mean:.1} ms",
-        a_second(now.offered, before.offered)
-    )
+    let mut line = format!("{name:<12} {:.0}/s offered", a_second(now.offered, before.offered));
+    for family in Family::ALL {
+        let count = a_second(now.ended[family as usize], before.ended[family as usize]);
+        if count > 0.0 {
+            line += &format!(", {count:.0} {}", family.name());
+        }
+    }
+    let done = now.ended[Family::Done as usize] - before.ended[Family::Done as usize];
+    if done > 0 {
+        let sum = (now.latency - before.latency).as_secs_f64() * 1000.0;
+        line += &format!(", {:.1} ms", sum / done as f64);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_live_line_tells_what_happened_since_the_last() {
+        let before = Seen { offered: 100, ended: [90, 0, 0, 5], ..Seen::default() };
+        let now = Seen {
+            at: Duration::from_millis(500),
+            offered: 200,
+            ended: [140, 10, 0, 5],
+            latency: Duration::from_millis(100),
+        };
+        let expected = "flood        200/s offered, 100 done, 20 refused, 2.0 ms";
+        assert_eq!(live_line("flood", &before, &now), expected);
+        assert_eq!(live_line("flood", &now, &now), "flood        0/s offered");
+    }
 }

@@ -363,7 +363,8 @@ fn raise_descriptors(plan: &Plan) -> usize {
     let Some(current) = current else { return plan.in_flight_max };
     let connections = |traffic: &Traffic| {
         let Kind::Requests { connections, .. } = traffic.kind else { return 0 };
-        connections as u64
+        // Each thread has one a host at least.
+        connections.max(traffic.hosts.names().len() * traffic.threads) as u64
     };
     let standing: u64 = plan.traffics.iter().map(connections).sum();
     let opening = plan.traffics.iter().filter(|traffic| !is_established(traffic)).count() as u64;

@@ -143,6 +143,16 @@ pub enum Family {
 impl Family {
     /// All families, in the order of reports.
     pub const ALL: [Family; 4] = [Family::Done, Family::Refused, Family::TimedOut, Family::Failed];
+
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Done => "done",
+            Family::Refused => "refused",
+            Family::TimedOut => "timed out",
+            Family::Failed => "failed",
+        }
+    }
 }
 
 /// When the stages of one piece of work were reached, counted from the start of the run.

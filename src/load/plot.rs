@@ -226,10 +226,12 @@ fn write_axes(out: &mut String, x: &Placed, y: &Placed) {
     }
     for (place, text) in x.ticks() {
         let at = LEFT + place * (right - LEFT);
+        // A label in the corner would stand out of the figure by half.
+        let anchor = if place > 0.97 { "end" } else { "middle" };
         let _ = write!(
             out,
             "<path class=\"grid\" d=\"M{at:.1} {bottom}v4\"/>\
-             <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{text}</text>",
+             <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{text}</text>",
             bottom + 15.0
         );
     }
