@@ -238,4 +238,27 @@ mod tests {
         }
         assert_eq!("obs-folded".parse::<Rule>(), Err(UnknownName("rule")));
     }
+
+    #[test]
+    fn the_docs_tell_each_rule_as_it_is() {
+        let docs = include_str!("../../docs/screening.md");
+        for rule in Rule::ALL {
+            let (_, told) = docs.split_once(&format!("### `{rule}`\n")).unwrap();
+            let told = told.split("\n### ").next().unwrap();
+            let action = |direction| rule.default_action(direction).map_or("–", Action::label);
+            let cosmetic = if rule.facts().cosmetic { "; cosmetic" } else { "" };
+            for line in [
+                format!("- Where it is written: {}\n", rule.section()),
+                format!(
+                    "- Default: request {}, response {}{cosmetic}\n",
+                    action(Direction::Request),
+                    action(Direction::Response)
+                ),
+                format!("- Example: `{}`\n", rule.example()),
+                format!("- How the site mends it: {}", rule.remedy()),
+            ] {
+                assert!(told.contains(&line), "{rule} lacks {line}");
+            }
+        }
+    }
 }
