@@ -43,11 +43,16 @@ pub(super) fn read(section: &mut Section<'_>, version: Version) -> Options {
     let text = std::mem::take(&mut section.storage.text);
     let mut fields = std::mem::take(&mut section.storage.fields);
     let mut named = Named::default();
+    let (mut expects_other, mut upgrades) = (false, false);
     for field in fields.iter().copied() {
         match field.role() {
             Role::Connection => named.read(&text, field, &mut section.judge),
             Role::Te => options.te_trailers |= field.value(&text).eq_ignore_ascii_case(b"trailers"),
-            Role::Expect => options.expects_continue |= expects(&text, field, section, version),
+            Role::Expect if expects(&text, field, section, version) => {
+                options.expects_continue = true;
+            }
+            Role::Expect => expects_other = true,
+            Role::Upgrade => upgrades = true,
             _ => {}
         }
     }
@@ -59,10 +64,12 @@ pub(super) fn read(section: &mut Section<'_>, version: Version) -> Options {
             field.keeping = Keeping::Hop;
         }
     }
-    if !options.expects_continue {
+    if expects_other && !options.expects_continue {
         fields.retain(|field| field.role() != Role::Expect);
     }
-    options.upgrade = upgrade(&text, &fields, section, (version, named.upgrade));
+    if upgrades {
+        options.upgrade = upgrade(&text, &fields, section, (version, named.upgrade));
+    }
     section.storage.text = text;
     section.storage.fields = fields;
     options

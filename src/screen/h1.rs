@@ -1,116 +1,17 @@
-//! HTTP/1 bytes become a head: lines, start line, fields (RFC 9112 2 to 5).
+//! HTTP/1 bytes become a head: start line, fields, and what they mean together (RFC 9112 5, 6).
 //!
-//! A line ends at LF; a CR before it belongs to the end. A head ends at the first empty line. Each
-//! byte is looked at once where the head arrives whole; where it does not, a first try and a
-//! search for the end come on top ([`Scan`]): linear in any case.
+//! A line ends at LF; a CR before it belongs to the end. A head ends at the first empty line.
 
 use super::framing::{self, Framing};
 use super::head::{RequestHead, RequestMethod, ResponseHead, Storage, Version};
 use super::known;
+use super::lines::{Line, Look, Scan, line, window};
 use super::policy::Policy;
 use super::rule::{Action, Direction, Rule};
-use super::section::{FIELD_BYTES_MAX, Form, Part, Section};
-use super::target;
+use super::section::{Form, Part, Section};
+use super::start_line::{RequestLine, StatusLine, request_line, status_line};
 use super::{Reading, Refused, Screened};
 use super::{class, connection};
-
-/// Empty lines skipped before a start line (RFC 9112 2.2 asks for one at least).
-const EMPTY_LINES_MAX: u8 = 4;
-
-/// Where the search for a head's end stands. One for each head; begins anew by itself once the
-/// head is complete or refused.
-#[derive(Debug, Default)]
-pub struct Scan {
-    /// Where the head begins, behind skipped empty lines.
-    start: usize,
-    skipped: u8,
-    /// Whether the head was tried since its first line was complete.
-    tried: bool,
-    /// Where the line begins in which the search stands.
-    line: usize,
-    /// No LF stands in `line..searched`.
-    searched: usize,
-}
-
-/// What to do about the bytes at hand.
-enum Look {
-    Wait,
-    /// Judge the head that begins here.
-    Judge(usize),
-}
-
-impl Scan {
-    /// For heads: a try as soon as the start line is complete, another when the head is.
-    fn head(&mut self, input: &[u8], raw_bytes_max: usize) -> Look {
-        if self.tried {
-            return self.rest(input, raw_bytes_max);
-        }
-        while self.skipped < EMPTY_LINES_MAX {
-            let rest = &input[self.start..];
-            let empty =
-                if rest.starts_with(b"\r\n") { 2 } else { usize::from(rest.starts_with(b"\n")) };
-            if empty == 0 {
-                break;
-            }
-            self.start += empty;
-            self.skipped += 1;
-        }
-        self.searched = self.searched.max(self.start);
-        let found = memchr::memchr(b'\n', &input[self.searched..]).is_some();
-        self.searched = input.len();
-        if found || input.len() - self.start >= raw_bytes_max {
-            self.tried = true;
-            return Look::Judge(self.start);
-        }
-        Look::Wait
-    }
-
-    /// For what comes without start line.
-    fn trailer(&mut self, input: &[u8], raw_bytes_max: usize) -> Look {
-        if std::mem::replace(&mut self.tried, true) {
-            return self.rest(input, raw_bytes_max);
-        }
-        Look::Judge(0)
-    }
-
-    /// Looks for the empty line where it was left.
-    fn rest(&mut self, input: &[u8], raw_bytes_max: usize) -> Look {
-        while let Some(at) = memchr::memchr(b'\n', &input[self.searched..]) {
-            let end = self.searched + at;
-            let line = &input[self.line..end];
-            self.line = end + 1;
-            self.searched = self.line;
-            if matches!(line, [] | [b'\r']) {
-                return Look::Judge(self.start);
-            }
-        }
-        self.searched = input.len();
-        if input.len() - self.start >= raw_bytes_max { Look::Judge(self.start) } else { Look::Wait }
-    }
-
-    /// The try has come to the end of the bytes; the line that begins at `line` may be complete
-    /// but for the byte that says whether it goes on, so the search begins with it.
-    fn wait(&mut self, line: usize) {
-        self.line = self.start + line;
-        self.searched = self.line;
-    }
-}
-
-/// One line without its end.
-struct Line<'a> {
-    text: &'a [u8],
-    bare_lf: bool,
-    next: usize,
-}
-
-fn line(window: &[u8], at: usize) -> Option<Line<'_>> {
-    let end = at + memchr::memchr(b'\n', &window[at..])?;
-    let text = &window[at..end];
-    Some(match text {
-        [text @ .., b'\r'] => Line { text, bare_lf: false, next: end + 1 },
-        _ => Line { text, bare_lf: true, next: end + 1 },
-    })
-}
 
 /// Where the fields of a section end.
 enum End {
@@ -225,12 +126,6 @@ pub(super) fn trailer_section(
     }
 }
 
-/// The bytes a head may take at most, empty line included.
-fn window<'a>(input: &'a [u8], start: usize, policy: &Policy) -> &'a [u8] {
-    let end = input.len().min(start.saturating_add(policy.raw_bytes_max()));
-    &input[start..end]
-}
-
 /// The head does not end in these bytes: wait for more, or refuse where it may not have more.
 fn incomplete<H>(
     mut section: Section<'_>,
@@ -246,149 +141,6 @@ fn incomplete<H>(
     section.judge.refuse(Rule::Oversize, b"", window);
     let first = window.split(|b| *b == b'\n').next().unwrap_or_default();
     Err(Refused::new(section, first))
-}
-
-/// What a request line says.
-struct RequestLine {
-    method: RequestMethod,
-    method_len: usize,
-    target_len: usize,
-    path_len: usize,
-    version: Version,
-}
-
-/// `method SP target SP HTTP/1.x`, exactly; anything else is refused (RFC 9112 3).
-fn request_line(line: &[u8], section: &mut Section<'_>) -> Option<RequestLine> {
-    if line.len() > section.judge.policy().head_bytes_max() {
-        section.judge.refuse(Rule::Oversize, b"", line);
-        return None;
-    }
-    let Some((method, target, version)) = split_request_line(line) else {
-        section.judge.refuse(Rule::RequestLine, b"", line);
-        return None;
-    };
-    let Some(read) = target::read(target, method) else {
-        section.judge.refuse(Rule::RequestLine, b"", line);
-        return None;
-    };
-    if let Some((authority, port)) = read.authority {
-        if !section.storage.authority.set(authority) {
-            section.judge.refuse(Rule::Host, b"", line);
-            return None;
-        }
-        section.host.named_by_target = Some(port);
-    }
-    Some(put_request_line(section, method, read, version))
-}
-
-fn split_request_line(line: &[u8]) -> Option<(&[u8], &[u8], Version)> {
-    let method_len = class::token_len(line);
-    let (method, rest) = line.split_at(method_len);
-    let rest = rest.strip_prefix(b" ")?;
-    let target_len = memchr::memchr(b' ', rest)?;
-    let (target, version) = rest.split_at(target_len);
-    let version = match version {
-        b" HTTP/1.1" => Version::H11,
-        b" HTTP/1.0" => Version::H10,
-        // RFC 9110 2.5: a higher minor version is read as the highest known.
-        [b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9'] => Version::H11,
-        _ => return None,
-    };
-    (method_len > 0 && method != b"CONNECT").then_some((method, target, version))
-}
-
-/// Puts the canonical request line down.
-fn put_request_line(
-    section: &mut Section<'_>,
-    method: &[u8],
-    target: target::Target<'_>,
-    version: Version,
-) -> RequestLine {
-    let text = &mut section.storage.text;
-    text.extend_from_slice(method);
-    text.push(b' ');
-    if !target.rooted {
-        text.push(b'/');
-    }
-    text.extend_from_slice(target.origin);
-    let target_len = text.len() - method.len() - 1;
-    let path_len = memchr::memchr(b'?', target.origin)
-        .map_or(target_len, |at| at + usize::from(!target.rooted));
-    text.extend_from_slice(b" HTTP/1.1\r\n");
-    RequestLine {
-        method: RequestMethod::from_token(method),
-        method_len: method.len(),
-        target_len,
-        path_len,
-        version,
-    }
-}
-
-/// What a status line says.
-struct StatusLine {
-    status: u16,
-    reason_len: usize,
-    version: Version,
-}
-
-/// `HTTP/1.x SP status SP reason`; what differs is repaired where it can mean only one thing.
-fn status_line(line: &[u8], section: &mut Section<'_>) -> Option<StatusLine> {
-    let Some((version, status, reason, odd)) = split_status_line(line) else {
-        section.judge.refuse(Rule::StatusLine, b"", line);
-        return None;
-    };
-    let clean = class::trim(reason);
-    let controls = clean.iter().any(|b| class::is_control(*b));
-    if odd || controls || clean.len() != reason.len() || !(100..600).contains(&status) {
-        section.judge.find(Rule::StatusLine, b"", line);
-    }
-    let text = &mut section.storage.text;
-    if controls {
-        let blanked: Vec<u8> =
-            clean.iter().map(|b| if class::is_control(*b) { b' ' } else { *b }).collect();
-        text.extend_from_slice(class::trim(&blanked));
-    } else {
-        text.extend_from_slice(clean);
-    }
-    let reason_len = text.len();
-    if reason_len > FIELD_BYTES_MAX {
-        section.judge.refuse(Rule::Oversize, b"", line);
-        return None;
-    }
-    Some(StatusLine { status, reason_len, version })
-}
-
-/// Version, status, reason, and whether anything but the reason had to be read leniently.
-fn split_status_line(line: &[u8]) -> Option<(Version, u16, &[u8], bool)> {
-    let start = class::trim(line);
-    let mut odd = start.len() != line.len() && line.first().is_some_and(|b| class::is_blank(*b));
-    let line = &line[line.len() - trim_start(line).len()..];
-    let (name, rest) = line.split_at_checked(7)?;
-    let [b'0'..=b'9', ..] = rest else { return None };
-    if !name.eq_ignore_ascii_case(b"HTTP/1.") {
-        return None;
-    }
-    let version = if rest[0] == b'0' { Version::H10 } else { Version::H11 };
-    odd |= name != b"HTTP/1." || rest[0] > b'1';
-    let blanks = &rest[1..];
-    let code = trim_start(blanks);
-    if code.len() == blanks.len() {
-        return None;
-    }
-    odd |= blanks[0] != b' ' || blanks.len() - code.len() != 1;
-    let (digits, reason) = code.split_at_checked(3)?;
-    let status = u16::try_from(framing::decimal(digits)?).ok().filter(|status| *status >= 100)?;
-    match reason {
-        [] => Some((version, status, reason, true)),
-        [b' ', reason @ ..] => Some((version, status, reason, odd)),
-        [b'\t', reason @ ..] => Some((version, status, reason, true)),
-        _ => None,
-    }
-}
-
-fn trim_start(bytes: &[u8]) -> &[u8] {
-    let blanks = bytes.iter().position(|b| !class::is_blank(*b)).unwrap_or(bytes.len());
-    &bytes[blanks..]
 }
 
 /// Reads field lines up to the empty line.
@@ -409,7 +161,9 @@ fn fields(section: &mut Section<'_>, window: &[u8], start: usize) -> End {
                 at = next;
             }
             Some(_) => {
-                field_line(section, line.text, Form::OneLine);
+                if !canonical_line(section, &window[at..line.next], &line) {
+                    field_line(section, line.text, Form::OneLine);
+                }
                 at = line.next;
             }
         }
@@ -468,6 +222,20 @@ fn hides_framing(section: &mut Section<'_>, text: &[u8]) -> bool {
         section.judge.refuse(Rule::NearMissFraming, b"", text);
     }
     hides
+}
+
+/// Takes a line that is as it should be, `whole` with its end; `false` where it is not.
+fn canonical_line(section: &mut Section<'_>, whole: &[u8], line: &Line<'_>) -> bool {
+    let name_len = class::token_len(line.text);
+    let is_canonical = matches!(line.text[name_len..], [b':', b' ', first, ..] if first != b' ')
+        && !line.bare_lf
+        && name_len > 0
+        && line.text.last() != Some(&b' ')
+        && class::is_plain(line.text);
+    if is_canonical {
+        section.canonical_line(whole, name_len);
+    }
+    is_canonical
 }
 
 /// Judges one line; `line` is not empty.

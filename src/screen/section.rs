@@ -90,20 +90,51 @@ impl<'p> Section<'p> {
         if !class::is_plain(&value) && self.odd_value(known, name, &mut value) == Fate::Dropped {
             return self.storage.text.truncate(start);
         }
-        if !self.fits(known, name, &value)
-            || self.judge_name(known, start, name, &value) == Fate::Dropped
-            || self.judge_known(known, &value, form) == Fate::Dropped
-        {
+        if self.fate(known, start, (name, &value), form) == Fate::Dropped {
             return self.storage.text.truncate(start);
         }
         let text = &mut self.storage.text;
         text.extend_from_slice(b": ");
         text.extend_from_slice(&value);
         text.extend_from_slice(b"\r\n");
+        self.keep(known, start, name.len(), value.len());
+    }
+
+    /// Takes a line that is canonical but for the name's case, line end included: the same, in one
+    /// copy. `line` is plain, `name_len` tchars, a colon and one blank stand at its front.
+    pub(super) fn canonical_line(&mut self, line: &[u8], name_len: usize) {
+        let start = self.storage.text.len();
+        let (name, value) = (&line[..name_len], &line[name_len + 2..line.len() - 2]);
+        self.storage.text.extend_from_slice(line);
+        self.storage.text[start..start + name_len].make_ascii_lowercase();
+        let known = known::lookup(&self.storage.text[start..start + name_len]);
+        if self.fate(known, start, (name, value), Form::OneLine) == Fate::Dropped {
+            return self.storage.text.truncate(start);
+        }
+        self.keep(known, start, name_len, value.len());
+    }
+
+    /// `name` stands in lower case at `start` of the text.
+    fn fate(
+        &mut self,
+        known: &Known,
+        start: usize,
+        (name, value): (&[u8], &[u8]),
+        form: Form,
+    ) -> Fate {
+        if !self.fits(known, start, name, value)
+            || self.judge_name(known, start, name, value) == Fate::Dropped
+        {
+            return Fate::Dropped;
+        }
+        self.judge_known(known, value, form)
+    }
+
+    fn keep(&mut self, known: &Known, start: usize, name_len: usize, value_len: usize) {
         self.storage.fields.push(Field {
             start: start as u32,
-            name_len: name.len() as u32,
-            value_len: value.len() as u32,
+            name_len: name_len as u32,
+            value_len: value_len as u32,
             known: known.index,
             keeping: match known {
                 _ if known.is(known::HOP) => Keeping::Hop,
@@ -136,12 +167,12 @@ impl<'p> Section<'p> {
     }
 
     /// Whether the field, and the head with it, is small enough.
-    fn fits(&mut self, known: &Known, name: &[u8], value: &[u8]) -> bool {
+    fn fits(&mut self, known: &Known, start: usize, name: &[u8], value: &[u8]) -> bool {
         let policy = self.judge.policy();
         let line = name.len() + value.len();
         let fits = line <= FIELD_BYTES_MAX
             && self.storage.fields.len() < policy.fields_max()
-            && self.storage.text.len() + value.len() + 4 <= policy.head_bytes_max();
+            && start + line + 4 <= policy.head_bytes_max();
         if !fits && known.is(known::GUARD) {
             self.judge.refuse(Rule::Oversize, name, value);
         } else if !fits {
@@ -156,8 +187,8 @@ impl<'p> Section<'p> {
         let rule = if known.is(known::RESERVED) && is_request {
             Rule::FieldNameReserved
         } else if known.index == 0
-            && memchr::memchr(b'_', name).is_some()
-            && known::is_shadow(&self.storage.text[start..])
+            && name.contains(&b'_')
+            && known::is_shadow(&self.storage.text[start..start + name.len()])
         {
             Rule::ShadowedField
         } else {

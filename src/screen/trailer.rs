@@ -3,7 +3,8 @@
 
 use http::header::HeaderMap;
 
-use super::h1::{Scan, trailer_section};
+use super::h1::trailer_section;
+use super::lines::Scan;
 use super::policy::Policy;
 use super::rule::{Direction, Rule};
 use super::section::{Form, Part, Section};
