@@ -17,6 +17,9 @@ use crate::names::{HostPattern, SiteId};
 use crate::problem::{Problem, Severity};
 use crate::sites::{Site, Sites};
 
+/// Sites whose hosts have no certificate are named one by one as far as anybody would read it.
+const WARNINGS_MAX: usize = 100;
+
 /// A site's file after reading.
 pub struct ReadSite {
     /// The file's stem.
@@ -107,17 +110,18 @@ impl Chosen {
 /// Compares the sites with the certificates that there are. A site that names one that is missing
 /// keeps its previous version, unless that one is no better off.
 pub fn compare_with_certificates(resolved: &mut Resolved, certs: &CertStore) {
+    let mut uncovered = Vec::new();
     for chosen in &mut resolved.chosen {
         let Some(written) = &chosen.written else { continue };
         let site = &chosen.site;
         let Some(name) = site.certificate.as_deref() else {
             let bare = |host: &&HostPattern| !has_certificate(certs, host);
-            resolved.problems.extend(uncovered(site, written, None, bare));
+            uncovered.extend(bare_hosts(site, written, None, bare));
             continue;
         };
         if let Some(certificate) = certs.named(name) {
             let bare = |host: &&HostPattern| !covers(certificate, host);
-            resolved.problems.extend(uncovered(site, written, Some(name), bare));
+            uncovered.extend(bare_hosts(site, written, Some(name), bare));
             continue;
         }
         resolved.problems.push(no_such_certificate(site, written, name, certs));
@@ -130,6 +134,16 @@ pub fn compare_with_certificates(resolved: &mut Resolved, certs: &CertStore) {
             *chosen = Chosen::earlier(Arc::clone(before));
         }
     }
+    let more = uncovered.len().saturating_sub(WARNINGS_MAX);
+    if more > 0 {
+        uncovered.truncate(WARNINGS_MAX + 1);
+        if let Some(last) = uncovered.last_mut() {
+            last.what = format!("{more} more sites have hosts that no certificate is valid for");
+            last.file.pop();
+            (last.line, last.site) = (None, None);
+        }
+    }
+    resolved.problems.append(&mut uncovered);
 }
 
 fn no_such_certificate(site: &Site, written: &Written, name: &str, certs: &CertStore) -> Problem {
@@ -150,7 +164,7 @@ fn no_such_certificate(site: &Site, written: &Written, name: &str, certs: &CertS
 
 /// One warning for all hosts of a site that have no certificate: a new customer's is often ordered
 /// only after the site was set up, so it is no mistake.
-fn uncovered(
+fn bare_hosts(
     site: &Site,
     written: &Written,
     certificate: Option<&str>,

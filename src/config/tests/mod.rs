@@ -201,6 +201,20 @@ fn hosts_without_certificate_are_a_warning() {
 }
 
 #[test]
+fn warnings_of_hosts_without_certificate_have_an_end() {
+    let configuration = Configuration::new("");
+    for at in 0..150 {
+        let site = SITE.replace("a.test", &format!("s{at}.test"));
+        configuration.write(&format!("sites/s{at}.toml"), site);
+    }
+    let outcome = configuration.load(None);
+    let told: Vec<_> = outcome.problems.iter().filter(|one| one.key == "hosts").collect();
+    assert_eq!(told.len(), 101);
+    assert_eq!(told[100].file, configuration.path("sites"));
+    assert!(told[100].what.starts_with("50 more sites"), "{}", told[100].what);
+}
+
+#[test]
 fn what_belongs_to_the_process_is_carried_over_and_told_until_the_next_start() {
     let configuration = Configuration::new("[runtime]\nthreads = 1\n").with_site("a", SITE);
     let mut serving = configuration.good();
