@@ -48,6 +48,10 @@ const RESETS_PENDING_MAX: usize = 20;
 /// Stream errors the client may provoke us into (MadeYouReset, CVE-2025-8671).
 const RESETS_PROVOKED_MAX: usize = 64;
 
+/// hyper keeps a piece until the client takes it. A small one is copied, so that it does not keep a
+/// whole read buffer with it.
+const COPIED_BYTES_MAX: usize = 4 * 1024;
+
 /// A silent connection is asked with a PING, and given up without an answer.
 const PING_AFTER: Duration = Duration::from_secs(30);
 const PING_PATIENCE: Duration = Duration::from_secs(15);
@@ -357,7 +361,7 @@ where
                 if this.is_end_stream() {
                     this.settle(None); // hyper does not ask again then.
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(frame.map_data(unpinned))))
             }
             Poll::Ready(None) => {
                 this.settle(None);
@@ -386,6 +390,10 @@ where
             }
         }
     }
+}
+
+fn unpinned(piece: Bytes) -> Bytes {
+    if piece.len() <= COPIED_BYTES_MAX { Bytes::copy_from_slice(&piece) } else { piece }
 }
 
 /// A head that the HTTP library does not take; the screener lets none such through.
