@@ -4,6 +4,7 @@
 
 pub mod buffers;
 pub mod names;
+pub mod pem;
 pub mod problem;
 pub mod refusal;
 pub mod shards;

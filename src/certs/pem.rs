@@ -1,13 +1,13 @@
-//! PEM text in, certificates and keys out: the one place that knows the PEM reader.
+//! PEM text in, certificates and keys out.
 //!
 //! Text between sections (certbot and openssl leave some) and sections of other kinds are skipped.
 //! A section that begins and does not end is a defect: a file cut while it was written must not
 //! pass for a shorter chain. Whether a certificate or key makes sense is not decided here.
 
-use rustls::pki_types::pem::{Error, PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::defect::Defect;
+use crate::pem::{self, Error, Item};
 
 /// What a PEM file holds, in the file's order.
 pub(super) struct Contents {
@@ -23,17 +23,14 @@ pub(super) fn read(text: &[u8]) -> Result<Contents, Defect> {
         return Err(Defect::Empty);
     }
     let mut contents = Contents { certificates: Vec::new(), keys: Vec::new() };
-    for (number, section) in (1..).zip(<(SectionKind, Vec<u8>)>::pem_slice_iter(text)) {
-        let (kind, der) = section.map_err(|error| defect(&error, text, number))?;
-        match kind {
-            SectionKind::Certificate => contents.certificates.push(der.into()),
-            SectionKind::PrivateKey => contents.keys.push(PrivateKeyDer::Pkcs8(der.into())),
-            SectionKind::EcPrivateKey => contents.keys.push(PrivateKeyDer::Sec1(der.into())),
-            SectionKind::RsaPrivateKey => {
-                // The old form of an encrypted key has headers inside the section; the decoder
-                // would have refused them, so these bytes are a key.
-                contents.keys.push(PrivateKeyDer::Pkcs1(der.into()));
-            }
+    for (number, section) in (1..).zip(pem::sections(text)) {
+        match section.map_err(|error| defect(&error, text, number))? {
+            Item::X509Certificate(der) => contents.certificates.push(der),
+            Item::Pkcs8Key(der) => contents.keys.push(PrivateKeyDer::Pkcs8(der)),
+            Item::Sec1Key(der) => contents.keys.push(PrivateKeyDer::Sec1(der)),
+            // The old form of an encrypted key has headers inside the section; the decoder would
+            // have refused them, so these bytes are a key.
+            Item::Pkcs1Key(der) => contents.keys.push(PrivateKeyDer::Pkcs1(der)),
             // Parameters, requests, revocation lists: openssl puts them beside keys.
             _ => {}
         }
@@ -60,7 +57,7 @@ fn defect(error: &Error, text: &[u8], section: usize) -> Defect {
             }
         }
         Error::IllegalSectionStart { .. } => Defect::SectionStart,
-        _ => Defect::NotBase64 { section },
+        Error::Base64Decode(_) => Defect::NotBase64 { section },
     }
 }
 

@@ -8,14 +8,13 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, pem};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use zeroize::Zeroizing;
 
 use super::server_config::provider;
 use super::tickets::Secret;
+use crate::pem;
 use crate::problem::{Problem, Severity};
 
 /// Enough for any hand-over of keys; each costs four derived keys.
@@ -74,14 +73,7 @@ pub(super) fn authority(path: &Path) -> Result<Authority, Box<Problem>> {
     let problem = |what: String| Box::new(part(path, "tls.client_ca", what, remedy));
     let text = read_bounded(path).map_err(problem)?;
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&text) {
-        let certificate = match certificate {
-            Ok(certificate) => certificate,
-            Err(pem::Error::MissingSectionEnd { .. }) => {
-                return Err(problem("is cut: a section has no end line".into()));
-            }
-            Err(_) => return Err(problem("a section is malformed".into())),
-        };
+    for certificate in pem::certificates(&text).map_err(|error| problem(pem::why(&error).into()))? {
         roots.add(certificate).map_err(|error| {
             problem(format!("certificate {} is no authority's: {error}", roots.len() + 1))
         })?;
@@ -131,6 +123,8 @@ fn decode_base64(line: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let mut text = Zeroizing::new(b"-----BEGIN PRIVATE KEY-----\n".to_vec());
     text.extend_from_slice(line);
     text.extend_from_slice(b"\n-----END PRIVATE KEY-----\n");
-    let key = rustls::pki_types::PrivatePkcs8KeyDer::from_pem_slice(&text).ok()?;
-    Some(Zeroizing::new(key.secret_pkcs8_der().to_vec()))
+    match pem::sections(&text).next()?.ok()? {
+        pem::Item::Pkcs8Key(key) => Some(Zeroizing::new(key.secret_pkcs8_der().to_vec())),
+        _ => None,
+    }
 }

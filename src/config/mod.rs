@@ -37,7 +37,7 @@ pub use walk::Section;
 
 pub use crate::sizing::Machine;
 
-use crate::certs::CertStore;
+use crate::certs::{CertSettings, CertStore};
 use crate::screen::Policy;
 use crate::sites::Sites;
 
@@ -66,6 +66,20 @@ pub struct Snapshot {
     pub sites: Sites,
     /// All certificates and the TLS settings made from them.
     pub certs: Arc<CertStore>,
+}
+
+impl Snapshot {
+    /// Where the certificates come from, and what else is read with them.
+    pub fn cert_settings(&self) -> CertSettings {
+        let authorities = self.sites.all().iter().filter_map(|site| site.tls.client_ca.clone());
+        CertSettings {
+            directory: self.certificates.directory.clone(),
+            default: self.certificates.default.clone(),
+            ticket_keys: self.certificates.ticket_keys.clone(),
+            client_authorities: authorities.collect(),
+            ..CertSettings::default()
+        }
+    }
 }
 
 /// Where the edge listens, and whom it believes.

@@ -67,7 +67,8 @@ pub async fn serve<T: Transport, S: Service>(io: T, timers: &Rc<Timers>, service
         }
         let since = Instant::now();
         let ending = match read_head(&wire, service).await {
-            Ok(screened) => exchange(&wire, service, screened, since).await,
+            // Boxed: an idle connection does not hold the room that a request needs.
+            Ok(screened) => Box::pin(exchange(&wire, service, screened, since)).await,
             Err(Unread::Quietly) => Ending::Abort,
             Err(Unread::Refused(refusal, refused)) => {
                 let request_id = service.refused(refusal, refused.as_deref());

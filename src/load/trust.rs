@@ -17,12 +17,13 @@ use rustls::client::{
     WebPkiServerVerifier,
 };
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, NamedGroup, RootCertStore, SignatureScheme,
     SupportedProtocolVersion, version,
 };
+
+use crate::pem;
 
 /// The certificates of the system's authorities, on Debian and on Red Hat.
 const SYSTEM_AUTHORITIES: [&str; 2] =
@@ -144,11 +145,16 @@ fn verified_once(
     file: &Path,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, InvalidTrust> {
-    let unreadable = |source| InvalidTrust::Read { file: file.to_owned(), source };
+    let text = std::fs::read(file)
+        .map_err(|source| InvalidTrust::Read { file: file.to_owned(), source })?;
+    let certificates = pem::certificates(&text).map_err(|error| InvalidTrust::Malformed {
+        file: file.to_owned(),
+        why: pem::why(&error),
+    })?;
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(file).map_err(unreadable)? {
+    for certificate in certificates {
         // A system's bundle may hold an authority that webpki cannot read; the others still count.
-        let _ = roots.add(certificate.map_err(unreadable)?);
+        let _ = roots.add(certificate);
     }
     let builder =
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
@@ -181,7 +187,15 @@ pub enum InvalidTrust {
         /// The file.
         file: PathBuf,
         /// Why.
-        source: rustls::pki_types::pem::Error,
+        source: std::io::Error,
+    },
+    /// The file is no PEM.
+    #[error("{file} {why}")]
+    Malformed {
+        /// The file.
+        file: PathBuf,
+        /// A sentence without its subject.
+        why: &'static str,
     },
 }
 

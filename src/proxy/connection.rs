@@ -224,17 +224,19 @@ async fn serve_plain(thread: Rc<Thread>, socket: Socket, holding: Holding, https
 
 /// A connection whose handshake is done: served until either side ends it.
 pub async fn serve(thread: Rc<Thread>, handshaken: Handshaken) {
-    let Handshaken { mut stream, settled, server_name, holding } = handshaken;
+    let Handshaken { mut stream, settled, server_name, tls, holding } = handshaken;
     if stream.get_mut().0.unpark().is_err() {
         return turned_away(&thread, Refusal::ClientGone);
     }
     let socket = stream.get_ref().0;
     let addresses = (socket.client, socket.local);
-    let handler = Handler::encrypted(thread.clone(), addresses, holding, (settled, server_name));
+    let handler =
+        Handler::encrypted(thread.clone(), addresses, holding, (settled, server_name, tls));
+    // Boxed apart: an idle connection holds its own protocol's state, not the larger of the two.
     if settled.http2 {
-        downstream::h2::serve(stream, &thread.timers, Rc::new(handler)).await;
+        Box::pin(downstream::h2::serve(stream, &thread.timers, Rc::new(handler))).await;
     } else {
-        downstream::h1::serve(stream, &thread.timers, &handler).await;
+        Box::pin(downstream::h1::serve(stream, &thread.timers, &handler)).await;
     }
 }
 

@@ -21,7 +21,7 @@ use crate::metrics::{
 };
 use crate::names::Hostname;
 use crate::refusal::Refusal;
-use crate::sites::TlsVersion;
+use crate::sites::{SiteTls, TlsVersion};
 use crate::tls::{self, Settled, Socket};
 
 /// What a handshake thread's niceness is raised to. Measured: with 10, established requests keep
@@ -49,6 +49,8 @@ pub struct Handshaken {
     pub settled: Settled,
     /// The SNI.
     pub server_name: Option<Hostname>,
+    /// What the site asked of TLS then; a later reload may ask for more.
+    pub tls: Option<SiteTls>,
     /// What the connection holds.
     pub holding: Holding,
 }
@@ -159,13 +161,14 @@ async fn within_deadline(
     let site = server_name.as_ref().and_then(|name| live.site(name.as_str()));
     let config =
         live.snapshot.certs.server_config(certificate::tls_policy(site.map(|(site, _)| &**site)));
+    let tls = site.map(|(site, _)| site.tls.clone());
     let left = live.snapshot.queues.handshake_deadline.saturating_sub(waited) + ROUND_TRIPS;
     drop(live);
     let done = tokio::time::timeout(left, tls::handshake(config, socket)).await;
     let (mut stream, settled) = done.map_err(|_| Refusal::HandshakeDeadline)??;
     holding.gauge.set(ConnectionState::Idle);
     stream.get_mut().0.park().map_err(|_| Refusal::ClientGone)?;
-    Ok(Handshaken { stream, settled, server_name, holding })
+    Ok(Handshaken { stream, settled, server_name, tls, holding })
 }
 
 fn count(proxy: &Proxy, result: HandshakeResult, settled: Option<Settled>, elapsed: Duration) {

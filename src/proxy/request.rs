@@ -19,7 +19,7 @@ use crate::metrics::{ConnectionState, QueueName};
 use crate::names::Hostname;
 use crate::refusal::Refusal;
 use crate::screen::{Direction, Finding, Forward, Policy, Refused, RequestHead, ResponseHead};
-use crate::sites::Site;
+use crate::sites::{Site, SiteTls};
 use crate::tls::Settled;
 use crate::upstream::{self, Outgoing};
 
@@ -65,6 +65,8 @@ pub enum Security {
         settled: Settled,
         /// The SNI.
         server_name: Option<Hostname>,
+        /// What the server name's site asked of TLS at the handshake.
+        asked: Option<SiteTls>,
     },
 }
 
@@ -97,10 +99,10 @@ impl Handler {
         thread: Rc<Thread>,
         (client, local): (SocketAddr, SocketAddr),
         holding: Holding,
-        (settled, server_name): (Settled, Option<Hostname>),
+        (settled, server_name, asked): (Settled, Option<Hostname>, Option<SiteTls>),
     ) -> Handler {
         let connection =
-            Connection { client, local, security: Security::Tls { settled, server_name } };
+            Connection { client, local, security: Security::Tls { settled, server_name, asked } };
         Handler::new(thread, connection, holding)
     }
 
@@ -255,18 +257,21 @@ impl Handler {
     /// RFC 9110 7.4: a connection may carry requests for other hosts that its certificate covers,
     /// as long as the sites ask the same of a client.
     fn covers(&self, live: &Live, host: &str, site: &Site) -> bool {
-        let Security::Tls { server_name, .. } = &self.connection.security else { return true };
+        let Security::Tls { settled, server_name, asked } = &self.connection.security else {
+            return true;
+        };
+        // What the client has proven is what was asked of it at its handshake, not what the site
+        // asks since a reload.
+        let proven = asked.as_ref().and_then(|asked| asked.client_ca.as_ref());
+        if settled.version < site.tls.min_version || proven != site.tls.client_ca.as_ref() {
+            return false;
+        }
         let server_name = server_name.as_ref().map(Hostname::as_str);
         if server_name == Some(host) {
             return true;
         }
-        let greeted = server_name.and_then(|name| live.site(name)).map(|(site, _)| site);
-        let same_demands = match greeted {
-            Some(greeted) => greeted.tls == site.tls,
-            None => site.tls.client_ca.is_none(),
-        };
-        let greeted = greeted.map(|site| &**site);
-        same_demands && certificate::covers(&live.snapshot.certs, greeted, server_name, host)
+        let greeted = server_name.and_then(|name| live.site(name)).map(|(site, _)| &**site);
+        certificate::covers(&live.snapshot.certs, greeted, server_name, host)
     }
 
     async fn forward<B, I>(

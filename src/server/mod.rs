@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing_subscriber::EnvFilter;
 
 use crate::admin::{self, Admin};
+use crate::certs::Watch;
 use crate::config::report::Report;
 use crate::config::state::StateFolder;
 use crate::config::{self, AdminAddress, LogFormat, Snapshot};
@@ -136,6 +137,9 @@ struct Edge {
     admin: AdminAddress,
     told: Arc<Told>,
     asks: mpsc::Receiver<Ask>,
+    asking: mpsc::Sender<Ask>,
+    /// Looks at the certificates' folder where the configuration wants it.
+    watch: Option<Watch>,
 }
 
 impl Edge {
@@ -167,11 +171,23 @@ impl Edge {
             .map_err(|error| format!("a serving thread does not start: {error}"))?;
         let reloader = Arc::new(Reloader::new(path.to_path_buf(), report));
         let (asking, asks) = mpsc::channel(ASKS_MAX);
-        let told = Arc::new(Told::new(&proxy, &reloader, asking));
+        let told = Arc::new(Told::new(&proxy, &reloader, asking.clone()));
         let pages = Admin::new(told.clone(), metrics, security);
         tokio::spawn(pages.clone().watch());
         tokio::spawn(admin::serve(admin, pages));
-        Ok(Edge { proxy, reloader, fleet, listeners, state, admin: address, told, asks })
+        let watch = watch(&proxy.live().snapshot, &asking);
+        Ok(Edge {
+            proxy,
+            reloader,
+            fleet,
+            listeners,
+            state,
+            admin: address,
+            told,
+            asks,
+            asking,
+            watch,
+        })
     }
 
     async fn serve(mut self, greeting: Greeting) -> Result<(), String> {
@@ -242,6 +258,7 @@ impl Edge {
         };
         let report = self.reloader.reload(&self.proxy, prepare).await;
         self.told.serves(self.listeners.all());
+        self.watch = watch(&self.proxy.live().snapshot, &self.asking);
         self.file_report();
         notify(&[sd_notify::NotifyState::Ready]);
         report
@@ -275,6 +292,21 @@ impl Edge {
         let _ = written.await;
         drop(self.state);
     }
+}
+
+/// Watches the certificates where the configuration wants it: a change asks for a reload.
+fn watch(snapshot: &Snapshot, asking: &mpsc::Sender<Ask>) -> Option<Watch> {
+    if !snapshot.certificates.watch {
+        return None;
+    }
+    let asking = asking.clone();
+    let changed = move || {
+        // Nobody waits for the report; it is logged. A full channel means that a reload is near.
+        let _ = asking.try_send(oneshot::channel().0);
+    };
+    Watch::start(snapshot.cert_settings(), changed)
+        .inspect_err(|error| tracing::error!(%error, "certificates are not watched"))
+        .ok()
 }
 
 /// Tells the service manager, where there is one.

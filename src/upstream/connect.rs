@@ -17,8 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -27,6 +26,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::endpoint::Endpoint;
+use crate::pem;
 use crate::sites::{Address, EndpointSpec, Protocol};
 
 /// Addresses of one name that are tried for one connection.
@@ -121,10 +121,9 @@ fn system_roots() -> Result<Arc<RootCertStore>, String> {
 fn read_roots(file: &Path) -> Result<RootCertStore, String> {
     let name = file.display();
     let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(file)
-        .map_err(|error| format!("cannot read {name}: {error}"))?
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| format!("{name} is no PEM file of certificates: {error}"))?;
+    let text = std::fs::read(file).map_err(|error| format!("cannot read {name}: {error}"))?;
+    let certificates =
+        pem::certificates(&text).map_err(|error| format!("{name} {}", pem::why(&error)))?;
     let (added, _) = roots.add_parsable_certificates(certificates);
     if added == 0 {
         return Err(format!("{name} holds no usable certificate"));
