@@ -189,6 +189,15 @@ pub enum TlsVersion {
 }
 
 impl Site {
+    /// A host of the site: its first exact one, else the parent of its first wildcard.
+    pub fn first_host(&self) -> &str {
+        let exact = self.hosts.iter().find(|host| matches!(host, HostPattern::Exact(_)));
+        match exact.or(self.hosts.first()) {
+            Some(HostPattern::Exact(host) | HostPattern::Wildcard(host)) => host.as_str(),
+            None => "",
+        }
+    }
+
     /// The class of a request to `path` (without query).
     pub fn class(&self, path: &str) -> Class {
         self.priority

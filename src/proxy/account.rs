@@ -18,7 +18,7 @@ use crate::metrics::UpstreamResult;
 use crate::refusal::{Refusal, Side};
 use crate::screen::{Direction, Finding, RequestHead, Version};
 use crate::sites::{Site, TlsVersion};
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, Failure, Response};
 
 /// One request's account.
 pub struct Account {
@@ -31,7 +31,6 @@ pub struct Account {
     head: Option<RequestHead>,
     permit: Option<Permit>,
     queue: Duration,
-    asked: Option<Instant>,
     upstream: Duration,
     endpoint: Option<Arc<Endpoint>>,
     status: u16,
@@ -59,7 +58,6 @@ impl Account {
             head: None,
             permit: None,
             queue: Duration::ZERO,
-            asked: None,
             upstream: Duration::ZERO,
             endpoint: None,
             status: 0,
@@ -88,23 +86,20 @@ impl Account {
     pub fn admitted(&mut self, permit: Permit, waited: Duration) {
         self.permit = Some(permit);
         self.queue = waited;
-        self.asked = Some(Instant::now());
     }
 
     /// An endpoint has answered.
-    pub fn answered(&mut self, endpoint: Arc<Endpoint>, status: u16) {
-        self.upstream = self.asked.map(|asked| asked.elapsed()).unwrap_or_default();
-        self.endpoint = Some(endpoint);
-        self.status = status;
-        if let Some((_, state)) = &self.site {
-            state.metrics.upstream(UpstreamResult::Answered, self.upstream);
-        }
+    pub fn answered(&mut self, response: &Response) {
+        self.upstream = response.latency;
+        self.endpoint = Some(response.endpoint.clone());
+        self.status = response.head.status();
+        self.count_attempts(response.retries, UpstreamResult::Answered);
     }
 
     /// No endpoint has answered.
-    pub fn upstream_failed(&mut self, endpoint: Option<Arc<Endpoint>>, refusal: Refusal) {
-        self.upstream = self.asked.map(|asked| asked.elapsed()).unwrap_or_default();
-        self.endpoint = endpoint;
+    pub fn upstream_failed(&mut self, failure: &Failure) {
+        let refusal = failure.refusal;
+        self.endpoint = failure.endpoint.clone();
         if let Some(permit) = self.permit.take() {
             match refusal.side() {
                 Side::Upstream => permit.failed(),
@@ -116,9 +111,17 @@ impl Account {
             Refusal::UpstreamHeadMalformed => UpstreamResult::Malformed,
             _ => UpstreamResult::Failed,
         };
-        if let (Some((_, state)), Side::Upstream) = (&self.site, refusal.side()) {
-            state.metrics.upstream(result, self.upstream);
+        if refusal.side() == Side::Upstream {
+            self.count_attempts(failure.retries, result);
         }
+    }
+
+    fn count_attempts(&self, retries: u32, last: UpstreamResult) {
+        let Some((_, state)) = &self.site else { return };
+        for _ in 0..retries {
+            state.metrics.upstream(UpstreamResult::Retried, Duration::ZERO);
+        }
+        state.metrics.upstream(last, self.upstream);
     }
 
     /// What the client is told of a refusal: the site's maintenance page where no endpoint answers.

@@ -346,11 +346,11 @@ impl Handler {
         note.record(&self.thread, Some(&route.site), Direction::Response, findings);
         match sent {
             Err(failure) => {
-                account.upstream_failed(failure.endpoint, failure.refusal);
+                account.upstream_failed(&failure);
                 Err(failure.refusal)
             }
             Ok(response) => {
-                account.answered(response.endpoint, response.head.status());
+                account.answered(&response);
                 Ok(match response.upgraded {
                     Some(io) => Reply::Upgraded { head: response.head, io },
                     None => Reply::Response { head: response.head, body: response.body },

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 
 use crate::admin::{self, Admin};
@@ -28,6 +29,7 @@ use crate::config::{self, AdminAddress, LogFormat, Snapshot};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::reload::{self, Reloader};
+use crate::upstream::probe;
 
 use fleet::Fleet;
 use listeners::Listeners;
@@ -140,6 +142,8 @@ struct Edge {
     asking: mpsc::Sender<Ask>,
     /// Looks at the certificates' folder where the configuration wants it.
     watch: Option<Watch>,
+    /// Checks the endpoints of sites that want it.
+    probes: JoinHandle<()>,
 }
 
 impl Edge {
@@ -176,6 +180,7 @@ impl Edge {
         tokio::spawn(pages.clone().watch());
         tokio::spawn(admin::serve(admin, pages));
         let watch = watch(&proxy.live().snapshot, &asking);
+        let probes = probe(&proxy);
         Ok(Edge {
             proxy,
             reloader,
@@ -187,6 +192,7 @@ impl Edge {
             asks,
             asking,
             watch,
+            probes,
         })
     }
 
@@ -259,6 +265,8 @@ impl Edge {
         let report = self.reloader.reload(&self.proxy, prepare).await;
         self.told.serves(self.listeners.all());
         self.watch = watch(&self.proxy.live().snapshot, &self.asking);
+        self.probes.abort();
+        self.probes = probe(&self.proxy);
         self.file_report();
         notify(&[sd_notify::NotifyState::Ready]);
         report
@@ -292,6 +300,16 @@ impl Edge {
         let _ = written.await;
         drop(self.state);
     }
+}
+
+/// Checks the endpoints of the sites that are served now.
+fn probe(proxy: &Proxy) -> JoinHandle<()> {
+    let live = proxy.live();
+    let targets = live.sites().map(|(site, state)| probe::Target {
+        upstream: state.upstream.clone(),
+        host: site.host_header.clone().unwrap_or_else(|| site.first_host().to_owned()),
+    });
+    tokio::spawn(probe::probe_all(targets.collect()))
 }
 
 /// Watches the certificates where the configuration wants it: a change asks for a reload.
