@@ -51,7 +51,8 @@ fn text(rows: &[FindingRow], colours: bool) -> String {
         words("rule"),
         words("action"),
         numbers("count"),
-        numbers("stricter refuses"),
+        numbers("shadow refused"),
+        numbers("reject would"),
     ]);
     let plain = |text: &str| (text.to_owned(), Colour::Plain);
     for row in rows {
@@ -67,13 +68,21 @@ fn text(rows: &[FindingRow], colours: bool) -> String {
             (row.action.clone(), colour),
             plain(&row.count.to_string()),
             plain(&row.shadow_refused.to_string()),
+            plain(&stricter(row).to_string()),
         ]);
     }
     let mut out = table.text(colours);
+    let stricter: u64 = rows.iter().map(stricter).sum();
+    let _ = writeln!(out, "\nthe profile \"reject\" would refuse {stricter} that went through");
     for row in rows {
         example(&mut out, row, colours);
     }
     out
+}
+
+/// What `reject` would refuse that went through: it refuses every defect.
+fn stricter(row: &FindingRow) -> u64 {
+    if row.action == "refuse" { 0 } else { row.count }
 }
 
 fn site(row: &FindingRow) -> &str {
@@ -126,9 +135,12 @@ mod tests {
         };
         let text = text(&[row], false);
         assert!(
-            text.contains("shop  response   obs-fold  repair     12                 0\n"),
+            text.contains(
+                "shop  response   obs-fold  repair     12               0            12\n"
+            ),
             "{text}"
         );
+        assert!(text.contains("\"reject\" would refuse 12 that"), "{text}");
         assert!(text.contains("shop response obs-fold: a folded line (RFC 9112 5.2)\n"));
         assert!(
             text.contains("    example: x-a: b?\n    seen with: GET /, request 1f\n"),

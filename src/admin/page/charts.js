@@ -39,7 +39,7 @@ class Chart {
     });
     this.when = make("span", { class: "key" });
     this.svg = shape("svg", { class: "plot", role: "img", tabindex: "0", "aria-label": title + ": arrow keys move through the last five minutes" });
-    parent.append(make("figure", {}, make("figcaption", {}, make("b", {}, title), ...keys, this.when), this.svg));
+    parent.append(make("figure", {}, make("figcaption", {}, make("b", {}, title + " ", this.when), ...keys), this.svg));
     this.svg.addEventListener("pointermove", (event) => this.point(event.offsetX));
     this.svg.addEventListener("pointerleave", () => this.moveTo(null));
     this.svg.addEventListener("blur", () => this.moveTo(null));

@@ -265,7 +265,7 @@ async function showFindings() {
     const key = [row.site, row.direction, row.rule, row.action].join(" ");
     const examples = row.examples.map((example) => make("pre", {}, moment(example.last_seen_unix) + (example.times > 1 ? " (" + count(example.times) + " times)" : "") + "  " + example.request_line + "\n" + (example.field ? example.field + ": " : "") + example.excerpt + (example.upstream ? "\nfrom " + example.upstream : "") + (example.request_id ? "\nrequest " + example.request_id : "")));
     const details = make("details", { open: state.open.has(key) },
-      make("summary", {}, make("b", {}, row.site || "(no site)"), " " + row.direction + " · " + row.rule + " ", mark(kinds[row.action] || "warn", row.action), " " + count(row.count) + " times", row.shadow_refused ? mark("warn", "stricter profile: " + count(row.shadow_refused) + " refused") : null),
+      make("summary", {}, make("b", {}, row.site || "(no site)"), " " + row.direction + " · " + row.rule + " ", mark(kinds[row.action] || "warn", row.action), " " + count(row.count) + " times", row.shadow_refused ? mark("warn", "shadow profile: " + count(row.shadow_refused) + " refused") : null, row.action === "refuse" ? null : make("span", { class: "more" }, " · profile reject would refuse them")),
       make("p", {}, row.explain + (row.section ? " (" + row.section + ")" : "")), make("p", {}, make("b", {}, "What to do: "), row.remedy), ...examples);
     details.addEventListener("toggle", () => (details.open ? state.open.add(key) : state.open.delete(key)));
     return details;
