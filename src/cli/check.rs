@@ -1,12 +1,16 @@
 //! `sluss check`: everything that a start or a reload would verify; changes nothing.
 
+mod heads;
+
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
+
+use heads::Verdicts;
 
 use super::ConfigFile;
 use crate::config::{self, Outcome};
@@ -17,9 +21,15 @@ use crate::problem::{Problem, Severity};
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigFile,
-    /// Print the problems as JSON
+    /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
+    /// Judge recorded heads instead (one after the other, as `curl -si` or a capture leaves them)
+    #[arg(long, value_name = "FILE")]
+    heads: Option<PathBuf>,
+    /// Judge them as this site would
+    #[arg(long, value_name = "NAME", requires = "heads")]
+    site: Option<String>,
 }
 
 /// What `--json` prints.
@@ -35,19 +45,37 @@ struct Verdict<'v> {
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let file = arguments.config.path();
     let mut outcome = config::check(&file);
+    if let (Some(recording), Some(snapshot)) = (&arguments.heads, &outcome.snapshot) {
+        return match Verdicts::on(recording, snapshot, arguments.site.as_deref()) {
+            Ok(verdicts) if arguments.json => print(&pretty(&verdicts), verdicts.is_good()),
+            Ok(verdicts) => print(&verdicts.text(), verdicts.is_good()),
+            Err(why) => {
+                eprintln!("sluss check: {why}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     if let Some(snapshot) = &outcome.snapshot {
         outcome.problems.extend(backlog::clamped_problem(snapshot.listen.backlog, &file));
     }
     let good = !outcome.problems.iter().any(Problem::is_harmful);
     let text = if arguments.json { json(&file, &outcome, good) } else { text(&file, &outcome) };
+    print(&text, good)
+}
+
+fn print(text: &str, good: bool) -> ExitCode {
     // A reader that went away (`sluss check | head`) has seen what it wanted.
     let _ = writeln!(io::stdout(), "{}", text.trim_end());
     ExitCode::from(u8::from(!good))
 }
 
+fn pretty(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_else(|error| format!("\"{error}\""))
+}
+
 fn json(file: &Path, outcome: &Outcome, good: bool) -> String {
     let verdict = Verdict { good, file, sites: sites(outcome), problems: &outcome.problems };
-    serde_json::to_string_pretty(&verdict).unwrap_or_else(|error| format!("\"{error}\""))
+    pretty(&verdict)
 }
 
 /// The problems, each file's under its name, and a line that sums up.
@@ -114,5 +142,32 @@ sluss.toml
       did you mean access?
 sluss.toml: would be refused: 2 errors, 0 warnings";
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn recorded_heads_are_judged_as_the_site_would() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["sites", "certs"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let site = "hosts = [\"a.test\"]\nupstreams = [\"http://a\"]\n\
+                    rules = { obs-fold = \"refuse\" }\n";
+        fs::write(folder.path().join("sites/a.toml"), site).unwrap();
+        fs::write(folder.path().join("sluss.toml"), "").unwrap();
+        let recording = folder.path().join("heads");
+        let heads = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n\
+                     HTTP/1.1 200 OK\r\nX-A: b\r\n c\r\n\r\n";
+        fs::write(&recording, heads).unwrap();
+        let snapshot = config::check(&folder.path().join("sluss.toml")).snapshot.unwrap();
+        let lenient = Verdicts::on(&recording, &snapshot, None).unwrap();
+        assert!(lenient.is_good());
+        let text = lenient.text();
+        assert!(text.contains("heads:4: response HTTP/1.1 200 OK: forwarded"), "{text}");
+        assert!(text.contains("2 heads, 1 with findings, 0 refused"), "{text}");
+        let strict = Verdicts::on(&recording, &snapshot, Some("a")).unwrap();
+        assert!(!strict.is_good());
+        assert!(strict.text().contains("obs-fold (refuse)"), "{}", strict.text());
+        let unknown = Verdicts::on(&recording, &snapshot, Some("b")).err().unwrap();
+        assert!(unknown.contains("no site \"b\""), "{unknown}");
     }
 }
