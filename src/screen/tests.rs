@@ -164,3 +164,23 @@ fn trailers_lose_what_must_not_stand_there() {
     write_trailers(&screened.head, &mut out);
     assert_eq!(out, b"x-sum: abc\r\n\r\n");
 }
+
+/// Were each call to begin anew, this would look at 20 billion bytes.
+#[test]
+fn a_large_head_in_single_bytes_is_looked_at_once() {
+    let field = format!("x-{}: {}\r\n", "a".repeat(10), "b".repeat(1000));
+    let input = ["GET / HTTP/1.1\r\nHost: a.test\r\n", &field.repeat(200), "\r\n"].concat();
+    let (mut scan, policy) = (Scan::default(), Policy::default());
+    let mut storage = Storage::default();
+    for end in 0..=input.len() {
+        match request(&input.as_bytes()[..end], &mut scan, &policy, storage).unwrap() {
+            Reading::Partial(given_back) => storage = given_back,
+            Reading::Complete { consumed, screened } => {
+                assert_eq!((end, consumed), (input.len(), input.len()));
+                assert_eq!(screened.findings[0].rule, Rule::Oversize);
+                return;
+            }
+        }
+    }
+    panic!("the head never ended");
+}
