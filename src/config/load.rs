@@ -28,6 +28,9 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// More readers than this only wait for the same disk.
 const READERS_MAX: usize = 8;
 
+/// The lowest priority there is; handshake threads stand at 10.
+const BACKGROUND_NICE: i32 = 19;
+
 /// What became of an attempt to load.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -43,8 +46,25 @@ pub struct Outcome {
 
 /// Loads the configuration whose main file is `path`. Sites and certificates that are broken now
 /// keep their version of `previous`; those that did not change are shared with it.
+///
+/// With a previous snapshot an edge is serving, and all of it happens at the lowest priority.
 pub fn load(path: &Path, previous: Option<&Snapshot>) -> Outcome {
-    load_to(path, previous, Depth::Serving)
+    match previous {
+        None => load_to(path, None, Depth::Serving),
+        Some(_) => in_background(|| load_to(path, previous, Depth::Serving)),
+    }
+}
+
+/// Runs `work` on a thread of the lowest priority; threads that it starts inherit it.
+fn in_background<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            // No process is the calling thread. Not being allowed to is no reason to stop.
+            let _ = rustix::process::setpriority_process(None, BACKGROUND_NICE);
+            work()
+        });
+        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Loads as a cold start would, and takes every private key apart as well.
@@ -289,5 +309,19 @@ fn whole_file(severity: Severity, file: &Path, what: String, remedy: &str) -> Pr
         site: None,
         what,
         remedy: remedy.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_and_its_readers_stand_behind_everybody_else() {
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let before = nice();
+        let seen = in_background(|| in_parallel(&[(); 64], |()| nice()));
+        assert!(seen.iter().all(|nice| *nice == BACKGROUND_NICE), "{seen:?}");
+        assert_eq!(nice(), before);
     }
 }
