@@ -193,10 +193,9 @@ def handshakes(resumed):
     kind = "resumed" if resumed else "handshakes"
     def run(port, seconds):
         command = ["taskset", "-c", "1", ARGS.sluss, "load", f"https://{HOST}:{port}/1k", "--connect", f"127.0.0.1:{port}",
-                   "--insecure", "--json", "--duration", f"{seconds}s", "--traffic", f"kind={kind},rate=400"]
+                   "--insecure", "--json", "--duration", f"{seconds}s", "--traffic", f"kind={kind},rate=400,group=x25519"]
         report = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=120).stdout)
-        lane = report["traffic"][0] if "traffic" in report else report["lanes"][0]
-        return lane["outcomes"]["completed"]
+        return report["traffics"][0]["outcomes"]["completed"]
     return run
 
 

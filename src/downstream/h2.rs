@@ -76,7 +76,8 @@ pub async fn serve<T: Transport, S: Service>(io: T, timers: &Rc<Timers>, service
         let (service, streams, timers) = (service.clone(), streams.clone(), timers.clone());
         service_fn(move |request| {
             let open = Open::new(&streams);
-            stream(request, service.clone(), timers.clone(), open)
+            // Boxed: hyper moves what it spawns several times.
+            Box::pin(stream(request, service.clone(), timers.clone(), open))
         })
     };
     let connection = builder().serve_connection(TokioIo::new(io), answers);
