@@ -21,7 +21,7 @@ use super::body::{Progress, RequestBody};
 use super::wire::{self, Shared, Stop, Wire};
 use super::{Answer, Reply, Request, Service, Source, Ticket, Transport, tunnel};
 use crate::buffers;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Side};
 use crate::screen::{
     self, Direction, Framing, Policy, Reading, Refused, RequestHead, ResponseHead, ResponseTo,
     Scan, Screened, Storage, Version, chunk,
@@ -318,6 +318,10 @@ where
     );
     let mut sent = 0;
     let relayed = relay_body(wire, &mut out, &mut body, framed.chunked, (&mut sent, shape)).await;
+    if relayed.is_err_and(|why| why.side() == Side::Upstream) {
+        // What came before the cut is the client's; that nothing follows tells it of the cut.
+        let _ = write_and_flush(wire, &out, shape.patience).await;
+    }
     output_done(out);
     ticket.note(Direction::Response, &body.take_findings());
     drop(body); // With it goes what is left of the request's body.
@@ -367,7 +371,7 @@ where
                 }
                 Err(frame) => {
                     if let (true, Ok(trailers)) = (chunked, frame.into_trailers()) {
-                        out.extend_from_slice(b"0\r\n");
+                        out.extend_from_slice(chunk::LAST);
                         screen::write_trailers(&trailers, out);
                         return write_and_flush(wire, out, shape.patience).await;
                     }
@@ -375,7 +379,8 @@ where
             },
             Step::End => {
                 if chunked {
-                    chunk::write_end(out);
+                    out.extend_from_slice(chunk::LAST);
+                    chunk::write_end(out); // No trailer.
                 }
                 return write_and_flush(wire, out, shape.patience).await;
             }
@@ -428,7 +433,7 @@ async fn write_data<T: Transport>(
         wire::write_all(wire, &data, patience).await?;
     }
     if chunked {
-        out.extend_from_slice(b"\r\n");
+        chunk::write_end(out);
     }
     Ok(())
 }
