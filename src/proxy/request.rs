@@ -188,14 +188,15 @@ impl Service for Handler {
         let Request { head, findings, body, since } = request;
         let trusted = self.is_trusted(&live);
         let request_id = request_id(&self.thread.request_ids, &head, trusted);
-        let mut account = self.open(since, &request_id);
-        let reply = match self.route(&live, &head) {
+        let mut pending = Pending::new(self.open(since, &request_id), head);
+        let (account, head) = pending.parts();
+        let reply = match self.route(&live, head) {
             Err(Unrouted::Redirect(location)) => Reply::Redirect(location),
             Err(Unrouted::Refused(refusal)) => account.refuse(refusal),
             Ok(route) => {
                 account.site(&route.site, &route.state);
                 let note = Note {
-                    request_line: &line_if(&head, &findings),
+                    request_line: &line_if(head, &findings),
                     upstream: None,
                     request_id: &request_id,
                 };
@@ -203,18 +204,46 @@ impl Service for Handler {
                 let forwarding = Forwarding {
                     live: &live,
                     route: &route,
-                    head: &head,
+                    head,
                     request_id: &request_id,
                     trusted,
                 };
-                match self.forward(&forwarding, &mut account, body, interim).await {
+                match self.forward(&forwarding, account, body, interim).await {
                     Ok(reply) => reply,
                     Err(refusal) => account.refuse(refusal),
                 }
             }
         };
+        Answer { reply, request_id, ticket: pending.into_account() }
+    }
+}
+
+/// A request's account and head while it is answered. Dropped within that, the account of a client
+/// that is gone still tells what it had asked for.
+struct Pending(Option<(Account, RequestHead)>);
+
+impl Pending {
+    fn new(account: Account, head: RequestHead) -> Pending {
+        Pending(Some((account, head)))
+    }
+
+    fn parts(&mut self) -> (&mut Account, &RequestHead) {
+        let (account, head) = self.0.as_mut().expect("taken by `into_account` alone");
+        (account, head)
+    }
+
+    fn into_account(mut self) -> Account {
+        let (mut account, head) = self.0.take().expect("taken here alone");
         account.head(head);
-        Answer { reply, request_id, ticket: account }
+        account
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some((mut account, head)) = self.0.take() {
+            account.head(head);
+        }
     }
 }
 
