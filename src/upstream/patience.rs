@@ -52,10 +52,16 @@ impl Patience {
         waits: Waits,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
+        if waits == Waits::Nothing {
+            // Not by `self.waits`: progress says the same, and leaves the deadline as it was.
+            deadline.disarm();
+            self.waits = waits;
+            return Poll::Pending;
+        }
         if self.waits != waits {
             self.waits = waits;
             match waits {
-                Waits::Nothing => deadline.disarm(),
+                Waits::Nothing => {}
                 Waits::Writing | Waits::Piece => deadline.arm(self.timeouts.body),
                 Waits::Continue => deadline.arm(CONTINUE_PATIENCE),
                 Waits::Answer => deadline.arm(self.timeouts.response),
