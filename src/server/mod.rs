@@ -279,6 +279,8 @@ impl Edge {
         let grace = self.proxy.live().snapshot.runtime.shutdown_grace;
         tracing::info!(connections = self.proxy.connections(), "draining");
         self.listeners.stop();
+        // Whoever looks at the listeners would keep them open: clients would connect to nobody.
+        self.told.serves(self.listeners.all());
         self.proxy.drain();
         let done = async {
             while self.proxy.connections() > 0 {
