@@ -45,9 +45,9 @@ impl Local {
         }
     }
 
-    /// Whether the connection must be closed after it.
+    /// Whether the connection is closed after it: a redirected client goes on elsewhere.
     pub fn closes(&self) -> bool {
-        self.refusal.is_some_and(Refusal::closes)
+        self.refusal.is_none_or(Refusal::closes)
     }
 
     /// The body.
