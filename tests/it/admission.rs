@@ -1,0 +1,129 @@
+//! The request queue and the crowd at the door.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::origin::ok;
+use crate::support::{Edge, Origin, Setup, eventually, get};
+
+#[test]
+fn a_full_request_queue_is_a_503_and_those_who_wait_are_served() {
+    let open = Arc::new(AtomicBool::new(false));
+    let gate = open.clone();
+    let origin = Origin::answering(move |_| {
+        eventually("the site is let go", || gate.load(Ordering::SeqCst));
+        ok("served")
+    });
+    let edge = Setup::default()
+        .set("queues.request_depth", "1")
+        .set("queues.request_deadline", r#""60s""#)
+        .site_with("a.test", origin.url(), "limits = { in_flight = 1 }")
+        .start();
+    let (mut first, mut second) = (edge.connect("a.test"), edge.connect("a.test"));
+    first.send(get("a.test", "/first"));
+    eventually("the first is at the site", || origin.accepted() == 1);
+    second.send(get("a.test", "/second"));
+    edge.metric_becomes("sluss_queue_depth", &["queue=\"request\""], |depth| depth == 1.0);
+    // Of one class the oldest makes room: the newcomer is likelier to be still waited for.
+    let mut third = edge.connect("a.test");
+    third.send(get("a.test", "/third"));
+    let refused = second.response();
+    assert_eq!((refused.status(), refused.refused()), (503, Some("request-queue-full")));
+    assert!(refused.field("retry-after").is_some());
+    assert!(edge.metric("sluss_queue_refused_total", &["request-queue-full"]) >= 1.0);
+    open.store(true, Ordering::SeqCst);
+    assert_eq!(first.response().text(), "served");
+    assert_eq!(third.response().text(), "served");
+    assert_eq!(second.ask(get("a.test", "/again")).text(), "served", "the connection stayed");
+}
+
+#[test]
+fn a_request_that_waits_past_its_deadline_is_a_503() {
+    let (release, held) = mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let origin = Origin::answering(move |_| {
+        let _ = held.lock().unwrap().recv();
+        ok("served")
+    });
+    let edge = Setup::default()
+        .set("queues.request_deadline", r#""300ms""#)
+        .site_with("a.test", origin.url(), "limits = { in_flight = 1 }")
+        .start();
+    let mut first = edge.connect("a.test");
+    first.send(get("a.test", "/first"));
+    eventually("the first is at the site", || origin.accepted() == 1);
+    let refused = edge.get("a.test", "/second");
+    assert_eq!((refused.status(), refused.refused()), (503, Some("request-deadline")));
+    release.send(()).unwrap();
+    assert_eq!(first.response().text(), "served");
+}
+
+#[test]
+fn a_client_that_leaves_the_queue_gives_its_place_back() {
+    let (release, held) = mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let origin = Origin::answering(move |_| {
+        let _ = held.lock().unwrap().recv();
+        ok("served")
+    });
+    let edge = Setup::default()
+        .set("queues.request_deadline", r#""60s""#)
+        .site_with("a.test", origin.url(), "limits = { in_flight = 1 }")
+        .start();
+    let mut first = edge.connect("a.test");
+    first.send(get("a.test", "/first"));
+    eventually("the first is at the site", || origin.accepted() == 1);
+    let mut waiting = edge.connect("a.test");
+    waiting.send(get("a.test", "/second"));
+    edge.metric_becomes("sluss_queue_depth", &["queue=\"request\""], |depth| depth == 1.0);
+    drop(waiting);
+    edge.metric_becomes("sluss_queue_depth", &["queue=\"request\""], |depth| depth == 0.0);
+    release.send(()).unwrap();
+    assert_eq!(first.response().text(), "served");
+    assert_eq!(origin.accepted(), 1, "the site never heard of the second");
+}
+
+/// The median of some GETs on one connection.
+fn median(edge: &Edge) -> Duration {
+    let mut client = edge.connect("a.test");
+    let mut times: Vec<Duration> = (0..60)
+        .map(|_| {
+            let begun = Instant::now();
+            assert_eq!(client.ask(get("a.test", "/")).status(), 200);
+            begun.elapsed()
+        })
+        .collect();
+    times.sort();
+    times[times.len() / 2]
+}
+
+#[test]
+fn five_hundred_slow_clients_do_not_slow_a_normal_one() {
+    let origin = Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
+    let edge = Edge::before(origin.url());
+    let before = median(&edge);
+    let mut slow: Vec<_> = (0..400).map(|_| edge.connect("a.test")).collect();
+    for client in &mut slow {
+        client.send("GET / HTTP/1.1\r\nHost: a.test\r\nX-");
+    }
+    let silent: Vec<_> = (0..100).map(|_| edge.tcp()).collect();
+    edge.metric_becomes("sluss_connections", &[], |count| count >= 500.0);
+    let stop = Arc::new(AtomicBool::new(false));
+    let ended = stop.clone();
+    let trickle = thread::spawn(move || {
+        while !ended.load(Ordering::SeqCst) {
+            for client in &mut slow {
+                client.send("a");
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let during = median(&edge);
+    stop.store(true, Ordering::SeqCst);
+    trickle.join().unwrap();
+    drop(silent);
+    // Loose on purpose: a slow client that held a thread would cost seconds.
+    assert!(during < before * 20 + Duration::from_millis(200), "{before:?} became {during:?}");
+}

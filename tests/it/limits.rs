@@ -1,0 +1,85 @@
+//! What one client, one request or one site may take.
+
+use crate::support::client::ServerNameSent;
+use crate::support::http2::{full, http2, url};
+use crate::support::origin::ok;
+use crate::support::{Edge, End, Origin, Setup, eventually, get};
+
+fn limited(origin: &Origin, limits: &str) -> Edge {
+    Setup::default().site_with("a.test", origin.url(), &format!("limits = {{ {limits} }}")).start()
+}
+
+#[test]
+fn a_body_over_the_sites_bound_is_a_413() {
+    let origin = Origin::answering(|request| ok(&request.body));
+    let edge = limited(&origin, r#"max_body = "1KiB""#);
+    let mut client = edge.connect("a.test");
+    let fits = "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1024\r\n\r\n".to_owned()
+        + &"x".repeat(1024);
+    assert_eq!(client.ask(fits).body.len(), 1024);
+    let response = client.ask("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1025\r\n\r\n");
+    assert_eq!((response.status(), response.refused()), (413, Some("body-too-large")));
+    assert_eq!(client.end(), End::ClosedEarly);
+    let mut client = edge.connect("a.test");
+    client.send("POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let response = client.ask(format!("401\r\n{}\r\n0\r\n\r\n", "x".repeat(1025)));
+    assert_eq!((response.status(), response.refused()), (413, Some("body-too-large")), "chunked");
+    let status = http2(&edge, "a.test", async |mut sender| {
+        let request = http::Request::post(url("a.test", "/")).body(full(vec![0; 1025])).unwrap();
+        sender.send_request(request).await.unwrap().status()
+    });
+    assert_eq!(status, 413, "over HTTP/2");
+}
+
+#[test]
+fn a_head_over_the_bound_is_a_431() {
+    let origin = Origin::echo();
+    let edge =
+        Setup::default().set("headers.max_head", r#""8KiB""#).site("a.test", origin.url()).start();
+    let long = format!("/{}", "x".repeat(9 * 1024));
+    let mut client = edge.connect("a.test");
+    let response = client.ask(get("a.test", &long));
+    assert_eq!((response.status(), response.refused()), (431, Some("head-too-large")));
+    assert_eq!(client.end(), End::ClosedEarly);
+    assert_eq!(origin.accepted(), 0);
+}
+
+/// Fields that nobody routes or frames by give way before the request does.
+#[test]
+fn fields_over_the_bound_are_left_out() {
+    let origin = Origin::echo();
+    let edge =
+        Setup::default().set("headers.max_fields", "50").site("a.test", origin.url()).start();
+    let many: String = (0..60).map(|n| format!("x-{n}: 1\r\n")).collect();
+    let request = format!("GET / HTTP/1.1\r\nHost: a.test\r\n{many}\r\n");
+    let seen = edge.connect("a.test").ask(request).text();
+    assert!(seen.contains("\nx-40: 1\n") && !seen.contains("\nx-59: "), "{seen}");
+}
+
+#[test]
+fn one_client_holds_no_more_connections_than_it_may() {
+    let origin = Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let edge = limited(&origin, "connections_per_client = 2");
+    let (first, _second) = (edge.connect("a.test"), edge.connect("a.test"));
+    assert!(edge.try_connect(ServerNameSent::Name("a.test")).is_err(), "the third");
+    eventually("it is counted", || edge.refused("client-connection-limit") == 1.0);
+    drop(first);
+    eventually("the place is free again", || {
+        edge.try_connect(ServerNameSent::Name("a.test")).is_ok()
+    });
+}
+
+#[test]
+fn more_requests_a_second_than_allowed_are_429s() {
+    let origin = Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let edge = limited(&origin, "requests_per_second = 2");
+    let mut client = edge.connect("a.test");
+    let together: String = (0..50).map(|_| get("a.test", "/")).collect();
+    client.send(together);
+    let responses: Vec<_> = (0..50).map(|_| client.response()).collect();
+    assert_eq!(responses[0].status(), 200);
+    let refused = responses.iter().find(|response| response.status() != 200).expect("a refusal");
+    assert_eq!((refused.status(), refused.refused()), (429, Some("request-rate")));
+    assert!(refused.field("retry-after").is_some());
+    eventually("later ones are let in", || client.ask(get("a.test", "/")).status() == 200);
+}

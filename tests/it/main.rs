@@ -1,0 +1,23 @@
+//! The real program over loopback: one module a behaviour.
+//!
+//! Every test starts an edge of its own in a folder of its own, with all ports 0, so all of them
+//! run side by side. A wait has a bound only so that a hanging test ends.
+
+#![expect(clippy::unwrap_used, reason = "what the harness cannot do fails the test")]
+
+mod support;
+
+mod admission;
+mod bodies;
+mod doors;
+mod drain;
+mod failover;
+mod http1;
+mod http2;
+mod limits;
+mod operator;
+mod outside;
+mod refusals;
+mod reload;
+mod timeouts;
+mod truncation;

@@ -1,0 +1,114 @@
+//! What the operator sees: the access log, the metrics, the admin pages, the commands.
+
+use crate::support::{Edge, Origin, Setup, get};
+
+#[test]
+fn the_access_log_says_what_was_asked_and_how_it_went() {
+    let origin = Origin::echo();
+    let edge = Edge::before(origin.url());
+    let body = edge
+        .connect("a.test")
+        .ask("POST /path?q=1 HTTP/1.1\r\nHost: a.test\r\nUser-Agent: a \"b\"\x1b\r\nContent-Length: 5\r\n\r\nhello")
+        .body;
+    let line = edge.logged("its line", |line| line["url.path"] == "/path");
+    for (key, value) in [
+        ("http.request.method", "POST"),
+        ("url.query", "q=1"),
+        ("url.scheme", "https"),
+        ("server.address", "a.test"),
+        ("sluss.site", "a.test"),
+        ("network.protocol.version", "1.1"),
+        ("tls.protocol.version", "1.3"),
+        ("client.address", "127.0.0.1"),
+        ("sluss.endpoint", &origin.url()),
+    ] {
+        assert_eq!(line[key], value, "{key} in {line}");
+    }
+    assert!(line.get("error.type").is_none(), "nothing went wrong: {line}");
+    assert_eq!(line["http.response.status_code"], 200);
+    assert_eq!(line["http.request.body.size"], 5);
+    assert_eq!(line["http.response.body.size"], body.len());
+    assert!(line["http.server.request.duration"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn a_text_log_has_a_line_a_request() {
+    let origin = Origin::echo();
+    let edge = Setup::default().set("log.format", r#""text""#).site("a.test", origin.url()).start();
+    edge.get("a.test", "/one");
+    let path = edge.folder().join("access.log");
+    crate::support::eventually("the line", || {
+        let text = std::fs::read_to_string(&path).unwrap();
+        text.starts_with("127.0.0.1 - - [") && text.contains("\"GET /one HTTP/1.1\" 200 ")
+    });
+}
+
+#[test]
+fn the_metrics_count_requests_and_refusals_by_site_and_reason() {
+    let origin = Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let edge = Edge::before(origin.url());
+    let mut client = edge.connect("a.test");
+    for _ in 0..3 {
+        client.ask(get("a.test", "/"));
+    }
+    client.ask(get("c.test", "/"));
+    client.ask("GET / HTTP/1.1\r\n\r\n");
+    let site = "site=\"a.test\"";
+    edge.metric_becomes("sluss_requests_total", &[site], |count| count >= 4.0);
+    assert_eq!(edge.refused("unknown-host"), 1.0);
+    assert_eq!(edge.metric("sluss_refused_total", &[site, "reason=\"head-malformed\""]), 1.0);
+    assert_eq!(edge.metric("sluss_handshakes_total", &["result=\"ok\""]), 1.0);
+    let findings = ["site=\"a.test\"", "direction=\"request\"", "rule=\"host\""];
+    assert_eq!(edge.metric("sluss_header_findings_total", &findings), 1.0);
+}
+
+#[test]
+fn the_admin_pages_answer() {
+    let edge = Edge::before(Origin::echo().url());
+    for path in [
+        "/",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/api/status",
+        "/api/sites",
+        "/api/certificates",
+        "/api/findings",
+        "/api/reload",
+    ] {
+        assert_eq!(edge.admin(path).status(), 200, "{path}");
+    }
+    assert_eq!(edge.admin("/nothing").status(), 404);
+}
+
+#[test]
+fn the_commands_find_the_running_edge() {
+    let edge = Edge::before(Origin::echo().url());
+    let (code, text) = edge.command("status");
+    assert!(code == 0 || code == 3, "{text}");
+    let (code, text) = edge.command("certs");
+    assert!(code == 0 && text.contains("a.test"), "{text}");
+    edge.connect("a.test").ask("GET / HTTP/1.1\r\nHost: a.test\r\nProxy: x\r\n\r\n");
+    crate::support::eventually("the finding", || {
+        let (code, text) = edge.command("findings");
+        code == 0 && text.contains("field-name-reserved")
+    });
+    assert_eq!(edge.command("check").0, 0);
+}
+
+#[test]
+fn a_session_is_resumed_and_the_log_says_so() {
+    let origin = Origin::echo();
+    let edge = Edge::before(origin.url());
+    let config = std::sync::Arc::new(crate::support::authority::authority().client(&[]));
+    for resumed in [false, true] {
+        let connection =
+            rustls::ClientConnection::new(config.clone(), "a.test".try_into().unwrap()).unwrap();
+        let stream = rustls::StreamOwned::new(connection, edge.tcp());
+        let mut client = crate::support::wire::Wire::new(stream);
+        let path = format!("/{resumed}");
+        assert_eq!(client.ask(get("a.test", &path)).status(), 200);
+        let line = edge.logged("its line", |line| line["url.path"] == path.as_str());
+        assert_eq!(line["tls.resumed"], resumed);
+    }
+}

@@ -1,0 +1,307 @@
+//! The real program, started in a folder of its own.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::authority::authority;
+use super::client::{Client, ServerNameSent, handshake, tcp};
+use super::wire::{Message, Wire, get};
+use super::{eventually, wait_for};
+
+/// An edge to be.
+pub struct Setup {
+    folder: TempDir,
+    main: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// A running edge. Dropped, it is killed.
+pub struct Edge {
+    child: Child,
+    setup: Setup,
+    /// TLS listeners.
+    pub https: Vec<SocketAddr>,
+    /// Plain listeners.
+    pub http: Vec<SocketAddr>,
+    /// The admin listener.
+    pub admin: SocketAddr,
+}
+
+impl Default for Setup {
+    /// All ports 0, one thread, the access log as JSON in a file. The bounds in time are far away:
+    /// the machine may be crowded.
+    fn default() -> Setup {
+        let setup = Setup { folder: tempfile::tempdir().unwrap(), main: BTreeMap::new() };
+        for folder in ["sites", "certs"] {
+            fs::create_dir(setup.folder.path().join(folder)).unwrap();
+        }
+        setup
+            .set("listen.https", r#"["127.0.0.1:0"]"#)
+            .set("listen.http", r#"["127.0.0.1:0"]"#)
+            .set("listen.admin", r#""127.0.0.1:0""#)
+            .set("runtime.threads", "1")
+            .set("queues.handshake_deadline", r#""30s""#)
+            .set("timeouts.hello", r#""30s""#)
+            .set("timeouts.connect", r#""10s""#)
+            .set("log.format", r#""json""#)
+            .set("log.access", r#""access.log""#)
+    }
+}
+
+impl Setup {
+    /// Sets a key of the main file, `section.key`, to a TOML value.
+    pub fn set(mut self, key: &str, value: &str) -> Setup {
+        self.change(key, value);
+        self
+    }
+
+    fn change(&mut self, key: &str, value: &str) {
+        let (section, key) = key.split_once('.').expect("section.key");
+        self.main.entry(section.into()).or_default().insert(key.into(), value.into());
+    }
+
+    /// Adds a site with its certificate.
+    pub fn site(self, host: &str, upstream: impl AsRef<str>) -> Setup {
+        self.site_with(host, upstream, "")
+    }
+
+    /// The same with more keys.
+    pub fn site_with(self, host: &str, upstream: impl AsRef<str>, more: &str) -> Setup {
+        self.write_site(host, upstream.as_ref(), more);
+        self.issue(host, &[host]);
+        self
+    }
+
+    fn write_site(&self, host: &str, upstream: &str, more: &str) {
+        let text = format!("hosts = [\"{host}\"]\nupstreams = [\"{upstream}\"]\n{more}\n");
+        self.write(&format!("sites/{}.toml", stem(host)), &text);
+    }
+
+    /// Writes a certificate.
+    pub fn issue(&self, name: &str, hosts: &[&str]) {
+        let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        authority().issue(&self.path("certs").join(stem(name)), &hosts);
+    }
+
+    /// Writes a file below the folder.
+    pub fn write(&self, path: &str, text: &str) {
+        fs::write(self.path(path), text).unwrap();
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    fn write_main(&self) {
+        let mut text = String::new();
+        for (section, keys) in &self.main {
+            text += &format!("[{section}]\n");
+            for (key, value) in keys {
+                text += &format!("{key} = {value}\n");
+            }
+        }
+        self.write("sluss.toml", &text);
+    }
+
+    /// Starts it and waits until it serves.
+    #[track_caller]
+    pub fn start(self) -> Edge {
+        self.write_main();
+        let create = |name: &str| File::create(self.path(name)).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sluss"))
+            .args(["run", "-c"])
+            .arg(self.path("sluss.toml"))
+            .stdin(Stdio::null())
+            .stdout(create("stdout"))
+            .stderr(create("stderr"))
+            .spawn()
+            .expect("the program starts");
+        let told = self.path("stderr");
+        let line = wait_for("the ready line", || {
+            let text = fs::read_to_string(&told).unwrap_or_default();
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("the edge ended at its start, {status}: {text}");
+            }
+            let line = text.lines().find(|line| line.starts_with("sluss ready "))?;
+            text.ends_with('\n').then(|| line.to_owned())
+        });
+        let https = addresses(&line, "https");
+        let (http, admin) = (addresses(&line, "http"), addresses(&line, "admin")[0]);
+        Edge { child, setup: self, https, http, admin }
+    }
+}
+
+/// A file's name for a host.
+fn stem(host: &str) -> String {
+    host.replace('*', "any")
+}
+
+fn addresses(line: &str, key: &str) -> Vec<SocketAddr> {
+    let start = format!("{key}=");
+    let list = line.split(' ').find_map(|word| word.strip_prefix(&start)).expect("the key");
+    list.split(',').filter(|one| !one.is_empty()).map(|one| one.parse().unwrap()).collect()
+}
+
+impl Edge {
+    /// An edge with one site, `a.test`.
+    #[track_caller]
+    pub fn before(upstream: impl AsRef<str>) -> Edge {
+        Setup::default().site("a.test", upstream).start()
+    }
+
+    /// A TLS connection with that server name.
+    #[track_caller]
+    pub fn connect(&self, name: &str) -> Client {
+        self.try_connect(ServerNameSent::Name(name)).expect("the handshake succeeds")
+    }
+
+    /// The same where the handshake may fail.
+    pub fn try_connect(&self, name: ServerNameSent<'_>) -> std::io::Result<Client> {
+        handshake(self.tcp(), name)
+    }
+
+    /// A TCP connection to the TLS listener.
+    pub fn tcp(&self) -> TcpStream {
+        tcp(self.https[0])
+    }
+
+    /// One GET on a connection of its own.
+    #[track_caller]
+    pub fn get(&self, host: &str, path: &str) -> Message {
+        self.connect(host).ask(get(host, path))
+    }
+
+    /// The admin page's answer.
+    #[track_caller]
+    pub fn admin(&self, path: &str) -> Message {
+        let host = self.admin.to_string();
+        Wire::new(tcp(self.admin)).ask(get(&host, path))
+    }
+
+    /// The same as JSON.
+    pub fn admin_json(&self, path: &str) -> Value {
+        serde_json::from_slice(&self.admin(path).body).expect("JSON")
+    }
+
+    /// The sum of a metric's samples whose line contains all of `labels`.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let text = self.admin("/metrics").text();
+        let matching = |line: &&str| {
+            let named = line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+            named && labels.iter().all(|label| line.contains(label))
+        };
+        let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
+        text.lines().filter(matching).filter_map(value).sum()
+    }
+
+    /// What was refused for that reason.
+    pub fn refused(&self, reason: &str) -> f64 {
+        self.metric("sluss_refused_total", &[&format!("reason=\"{reason}\"")])
+    }
+
+    /// Waits for a line of the access log.
+    #[track_caller]
+    pub fn logged(&self, what: &str, matching: impl Fn(&Value) -> bool) -> Value {
+        wait_for(what, || {
+            let text = fs::read_to_string(self.setup.path("access.log")).unwrap_or_default();
+            let mut lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+            lines.find(|line| matching(line))
+        })
+    }
+
+    /// What it says on standard error.
+    pub fn told(&self) -> String {
+        fs::read_to_string(self.setup.path("stderr")).unwrap_or_default()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn ended(&mut self) -> ExitStatus {
+        wait_for("the edge's end", || self.child.try_wait().unwrap())
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Runs `sluss COMMAND -c FILE`: exit code, and what it printed.
+    pub fn command(&self, command: &str) -> (i32, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_sluss"))
+            .args([command, "-c"])
+            .arg(self.setup.path("sluss.toml"))
+            .output()
+            .unwrap();
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text += &String::from_utf8_lossy(&output.stderr);
+        (output.status.code().expect("an exit code"), text)
+    }
+
+    /// Resident memory, KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let mut text = String::new();
+        let path = format!("/proc/{}/status", self.child.id());
+        File::open(path).unwrap().read_to_string(&mut text).unwrap();
+        let line = text.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// The generation in force.
+    pub fn generation(&self) -> f64 {
+        self.metric("sluss_snapshot_generation", &[])
+    }
+
+    /// Changes a key of the main file; takes effect with a reload.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.setup.change(key, value);
+        self.setup.write_main();
+    }
+
+    /// Adds or changes a site; takes effect with a reload.
+    pub fn site(&self, host: &str, upstream: impl AsRef<str>, more: &str) {
+        self.setup.write_site(host, upstream.as_ref(), more);
+    }
+
+    /// Renews or adds a certificate; takes effect with a reload.
+    pub fn issue(&self, host: &str) {
+        self.setup.issue(host, &[host]);
+    }
+
+    /// Writes a file below its folder.
+    pub fn write(&self, path: &str, text: &str) {
+        self.setup.write(path, text);
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.setup.folder.path()
+    }
+
+    /// Waits until a metric's sum satisfies the condition.
+    #[track_caller]
+    pub fn metric_becomes(&self, name: &str, labels: &[&str], condition: impl Fn(f64) -> bool) {
+        eventually(name, || condition(self.metric(name, labels)));
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the edge said:\n{}---", self.told());
+        }
+    }
+}

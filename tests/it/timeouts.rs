@@ -1,0 +1,133 @@
+//! Each bound in time acts. The bound under test is short, all others are far away; what is
+//! asserted is the outcome and its reason, never how long it took.
+
+use std::io::Write as _;
+
+use crate::support::origin::{nobody, ok};
+use crate::support::wire::Wire;
+use crate::support::{Edge, End, Origin, Setup, eventually, get};
+
+#[track_caller]
+fn with(origin: &Origin, key: &str) -> Edge {
+    Setup::default().set(key, r#""250ms""#).site("a.test", origin.url()).start()
+}
+
+#[test]
+fn a_client_that_says_no_hello_is_hung_up_on() {
+    let origin = Origin::echo();
+    let edge = with(&origin, "timeouts.hello");
+    let mut stream = edge.tcp();
+    stream.write_all(&[22, 3, 1, 2]).unwrap(); // The beginning of a record.
+    Wire::new(stream).end();
+    eventually("it is counted", || edge.refused("hello-timeout") == 1.0);
+}
+
+#[test]
+fn a_handshake_that_is_never_finished_is_given_up() {
+    let origin = Origin::echo();
+    let edge = with(&origin, "queues.handshake_deadline");
+    let config = crate::support::authority::authority().client(&[]);
+    let name = "a.test".try_into().unwrap();
+    let mut hello = rustls::ClientConnection::new(config.into(), name).unwrap();
+    let mut stream = edge.tcp();
+    hello.write_tls(&mut stream).unwrap();
+    // The edge's flight comes; ours never does.
+    let _ = Wire::new(stream).rest();
+    eventually("it is counted", || edge.refused("handshake-deadline") == 1.0);
+}
+
+#[test]
+fn a_head_that_is_never_finished_is_a_408() {
+    let origin = Origin::echo();
+    let edge = with(&origin, "timeouts.head");
+    let mut client = edge.connect("a.test");
+    let response = client.ask("GET / HTTP/1.1\r\nHost: a.test\r\nX-Slow");
+    assert_eq!((response.status(), response.refused()), (408, Some("head-timeout")));
+    assert_eq!(client.end(), End::ClosedEarly);
+    assert_eq!(origin.accepted(), 0);
+}
+
+#[test]
+fn an_idle_connection_is_closed_without_a_word() {
+    let origin = Origin::echo();
+    let edge = with(&origin, "timeouts.idle");
+    let mut client = edge.connect("a.test");
+    assert_eq!(client.ask(get("a.test", "/")).status(), 200);
+    assert_eq!(client.end(), End::ClosedEarly);
+    let mut never = edge.connect("a.test");
+    assert_eq!(never.end(), End::ClosedEarly, "nor may it wait before its first request");
+}
+
+#[test]
+fn a_request_body_that_stops_is_a_408() {
+    let origin = Origin::echo();
+    let edge = with(&origin, "timeouts.body");
+    let mut client = edge.connect("a.test");
+    let response = client.ask("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 10\r\n\r\nhalf");
+    assert_eq!((response.status(), response.refused()), (408, Some("body-timeout")));
+    assert_eq!(client.end(), End::ClosedEarly);
+    eventually("the site's connection ends too", || origin.accepted() == origin.ended());
+}
+
+#[test]
+fn a_response_body_that_stops_is_cut() {
+    let origin = Origin::scripted(|mut connection| {
+        connection.request().unwrap();
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+        connection.rest();
+    });
+    let edge = with(&origin, "timeouts.body");
+    let response = edge.get("a.test", "/");
+    assert_eq!((response.text().as_str(), response.end), ("half", End::Cut));
+    let line = edge.logged("its line", |line| line["url.path"] == "/");
+    assert_eq!(line["error.type"], "upstream-body-timeout");
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_cut() {
+    let origin = Origin::scripted(|mut connection| {
+        connection.request().unwrap();
+        connection.send("HTTP/1.1 200 OK\r\n\r\n");
+        while connection.try_send(vec![b'x'; 1 << 20]).is_ok() {}
+    });
+    let edge = with(&origin, "timeouts.body");
+    let mut client = edge.connect("a.test");
+    client.send(get("a.test", "/"));
+    let line = edge.logged("its line", |line| line["url.path"] == "/");
+    assert_eq!(line["error.type"], "client-stalled");
+    eventually("the site is told", || origin.ended() == 1);
+    assert_eq!(client.rest().1, End::Cut);
+}
+
+#[test]
+fn a_site_that_does_not_answer_is_a_504_and_its_connection_is_closed() {
+    let origin = Origin::scripted(|mut connection| drop(connection.rest()));
+    let edge = with(&origin, "timeouts.response");
+    let response = edge.get("a.test", "/");
+    assert_eq!((response.status(), response.refused()), (504, Some("upstream-timeout")));
+    eventually("the site is told", || origin.ended() == 1);
+}
+
+#[test]
+fn a_request_waits_for_a_site_that_is_gone_until_its_deadline() {
+    let gone = format!("http://{}", nobody().unwrap());
+    let edge =
+        Setup::default().set("queues.request_deadline", r#""250ms""#).site("a.test", gone).start();
+    let response = edge.get("a.test", "/");
+    assert_eq!((response.status(), response.refused()), (503, Some("no-endpoint")));
+}
+
+/// The bounds are between two pieces: what moves, however slowly, is not cut.
+#[test]
+fn a_slow_but_steady_body_is_not_cut() {
+    let origin = Origin::answering(|request| ok(&request.body));
+    let edge =
+        Setup::default().set("timeouts.body", r#""5s""#).site("a.test", origin.url()).start();
+    let mut client = edge.connect("a.test");
+    client.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 40\r\n\r\n");
+    for _ in 0..40 {
+        client.send("x");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(client.response().text().len(), 40);
+}
