@@ -127,3 +127,18 @@ fn five_hundred_slow_clients_do_not_slow_a_normal_one() {
     // Loose on purpose: a slow client that held a thread would cost seconds.
     assert!(during < before * 20 + Duration::from_millis(200), "{before:?} became {during:?}");
 }
+
+#[test]
+fn a_full_edge_ends_idle_connections_for_new_ones() {
+    let origin = Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
+    let edge =
+        Setup::default().set("runtime.max_connections", "10").site("a.test", origin.url()).start();
+    let mut kept = Vec::new();
+    for _ in 0..25 {
+        let mut client = edge.connect("a.test");
+        assert_eq!(client.ask(get("a.test", "/")).text(), "hi");
+        kept.push(client);
+    }
+    assert_eq!(kept[0].end(), crate::support::End::ClosedEarly, "the longest idle one went");
+    assert!(edge.metric("sluss_connections", &[]) <= 10.0);
+}

@@ -1,9 +1,9 @@
-//! Sites that come and go: hold, retry, the maintenance page.
+//! Sites that come and go: hold, retry, the maintenance page, the alarm.
 
 use std::thread;
 
 use crate::support::origin::{nobody, ok};
-use crate::support::{Edge, Origin, Setup, get};
+use crate::support::{Edge, Origin, Setup, eventually, get};
 
 #[test]
 fn a_request_is_held_until_its_site_is_back() {
@@ -95,4 +95,33 @@ fn a_site_that_restarts_loses_no_request() {
         crate::support::origin::serve(connection, &|_: &_| ok("two"));
     });
     assert_eq!(client.response().text(), "two");
+}
+
+#[test]
+fn a_stopped_site_raises_an_alarm_and_its_return_ends_it() {
+    let origin = Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
+    let address = origin.address();
+    let edge = Setup::default()
+        .set("queues.request_deadline", r#""100ms""#)
+        .site_with(
+            "a.test",
+            origin.url(),
+            r#"health = { path = "/", interval = "100ms", healthy = 1, unhealthy = 2, timeout = "1s" }"#,
+        )
+        .start();
+    assert_eq!(edge.get("a.test", "/").status(), 200);
+    origin.stop();
+    drop(origin);
+    eventually("the alarm", || {
+        let _ = edge.get("a.test", "/");
+        edge.metric("sluss_alarm", &["upstreams-down"]) >= 1.0
+    });
+    let status = edge.admin_json("/api/status").to_string();
+    assert!(status.contains("upstreams-down") && status.contains("a.test"), "{status}");
+    assert_eq!(edge.command("status").0, 3, "`sluss status` says that an alarm stands");
+    let _back = Origin::at(address, |connection| {
+        crate::support::origin::serve(connection, &|_: &_| ok("back"));
+    });
+    eventually("the site's return", || edge.get("a.test", "/").status() == 200);
+    eventually("the end of the alarm", || edge.metric("sluss_alarm", &["upstreams-down"]) == 0.0);
 }

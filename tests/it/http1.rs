@@ -300,3 +300,35 @@ fn garbage_after_the_handshake_ends_the_connection() {
     assert_eq!(origin.accepted(), 0);
     assert_eq!(edge.get("a.test", "/").status(), 200, "others are served");
 }
+
+#[test]
+fn the_body_of_a_refused_request_is_never_taken_for_the_next_one() {
+    let origin = Origin::answering(|request| ok(request.target()));
+    let edge = Edge::before(origin.url());
+    let mut client = edge.connect("a.test");
+    let body = get("a.test", "/smuggled");
+    let head = format!("POST / HTTP/1.1\r\nHost: c.test\r\nContent-Length: {}\r\n\r\n", body.len());
+    assert_eq!(client.ask(head + &body).status(), 404);
+    assert_eq!(client.ask(get("a.test", "/next")).text(), "/next");
+    assert_eq!(origin.accepted(), 1);
+}
+
+#[test]
+fn a_site_may_listen_on_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("site.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut connection = crate::support::wire::Wire::new(stream.unwrap());
+            while let Some(request) = connection.request() {
+                connection.send(ok(request.target()));
+            }
+        }
+    });
+    let edge = Edge::before(format!("unix:{}", path.display()));
+    let mut client = edge.connect("a.test");
+    for target in ["/one", "/two"] {
+        assert_eq!(client.ask(get("a.test", target)).text(), target);
+    }
+}
