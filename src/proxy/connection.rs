@@ -144,9 +144,11 @@ fn admissible(live: &Live, socket: &Socket, hello: &hello::ClientHello) -> Resul
     let name = hello.server_name.as_ref().map(Hostname::as_str);
     let site = name.and_then(|name| live.site(name));
     let certs = &live.snapshot.certs;
+    if site.is_none() && live.snapshot.certificates.default.is_none() {
+        return Err(Refusal::UnknownServerName);
+    }
     if !certificate::is_at_hand(certs, site.map(|(site, _)| &**site), name) {
-        let known = site.is_some();
-        return Err(if known { Refusal::NoCertificate } else { Refusal::UnknownServerName });
+        return Err(Refusal::NoCertificate);
     }
     let cost = cost(live, site.map(|(site, _)| &**site), hello);
     let Some((site, state)) = site else {

@@ -22,6 +22,7 @@ use crate::reload::{Dated, Reloader};
 use crate::sites::Site;
 use crate::upstream::EndpointSummary;
 use crate::upstream::balance::Standing;
+use crate::upstream::health::FAILURES_MAX;
 
 /// Somebody on the admin listener wants a reload, and its report.
 pub type Ask = oneshot::Sender<Report>;
@@ -221,12 +222,18 @@ fn upstream_gauges(live: &Live) -> UpstreamGauges {
     gauges
 }
 
+/// Sites whose every endpoint fails. The last one standing is never ejected, so that it is tried on;
+/// its failures in a row tell that it is down all the same.
 fn sites_down(live: &Live) -> Vec<(String, String)> {
+    let fails = |endpoint: &EndpointSummary| {
+        endpoint.standing != Standing::Up || endpoint.failures_in_a_row >= FAILURES_MAX
+    };
     let down = |(site, state): (&Arc<Site>, &Arc<SiteState>)| {
-        if state.upstream.is_usable() {
+        let endpoints = state.upstream.endpoints();
+        if !endpoints.iter().all(fails) {
             return None;
         }
-        let why = state.upstream.endpoints().into_iter().find_map(|one| one.last_failure);
+        let why = endpoints.into_iter().find_map(|one| one.last_failure);
         Some((site.id.to_string(), why.unwrap_or_else(|| "no endpoint can be used".into())))
     };
     live.sites().filter_map(down).collect()
