@@ -12,6 +12,7 @@ mod watch;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -155,12 +156,27 @@ impl Admin {
 pub enum Listener {
     /// On a TCP address.
     Tcp(TcpListener),
-    /// On a Unix socket; the file is removed when this is dropped.
-    Unix(UnixListener, SocketFile),
+    /// On a Unix socket with this file.
+    Unix(UnixListener, PathBuf),
 }
 
-/// A socket's file, which goes with it.
+/// The file of a Unix socket: removed when this is dropped.
 pub struct SocketFile(PathBuf);
+
+impl SocketFile {
+    /// The file of that address, where it has one.
+    pub fn of(address: &AdminAddress) -> Option<SocketFile> {
+        match address {
+            AdminAddress::Tcp(_) => None,
+            AdminAddress::Unix(path) => Some(SocketFile(path.clone())),
+        }
+    }
+
+    /// Leaves the file: another process listens there.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
@@ -182,8 +198,39 @@ impl Listener {
                 let listener = UnixListener::bind(path)?;
                 // Owner and group: an operators' group may be set on the folder.
                 fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-                Ok(Listener::Unix(listener, SocketFile(path.clone())))
+                Ok(Listener::Unix(listener, path.clone()))
             }
+        }
+    }
+
+    /// Goes on listening on a socket that another process has bound to the address.
+    ///
+    /// # Errors
+    /// Where the socket cannot be used.
+    pub fn adopt(address: &AdminAddress, socket: OwnedFd) -> io::Result<Listener> {
+        match address {
+            AdminAddress::Tcp(_) => {
+                let listener = std::net::TcpListener::from(socket);
+                listener.set_nonblocking(true)?;
+                TcpListener::from_std(listener).map(Listener::Tcp)
+            }
+            AdminAddress::Unix(path) => {
+                let listener = std::os::unix::net::UnixListener::from(socket);
+                listener.set_nonblocking(true)?;
+                UnixListener::from_std(listener)
+                    .map(|listener| Listener::Unix(listener, path.clone()))
+            }
+        }
+    }
+
+    /// A duplicate of the socket, for a process that takes over.
+    ///
+    /// # Errors
+    /// Where no descriptor is left.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        match self {
+            Listener::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Listener::Unix(listener, _) => listener.as_fd().try_clone_to_owned(),
         }
     }
 
@@ -194,7 +241,7 @@ impl Listener {
     pub fn address(&self) -> io::Result<AdminAddress> {
         match self {
             Listener::Tcp(listener) => listener.local_addr().map(AdminAddress::Tcp),
-            Listener::Unix(_, file) => Ok(AdminAddress::Unix(file.0.clone())),
+            Listener::Unix(_, path) => Ok(AdminAddress::Unix(path.clone())),
         }
     }
 

@@ -6,10 +6,10 @@
 //! and removed at the end by the process that wrote them. A process that takes over from another inherits the open lock, so that
 //! at no time a third one could get in.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::thread;
@@ -49,7 +49,8 @@ pub struct Running {
 /// The report of a load, and which one it was.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Filed {
-    /// From 1, the start; one more with each load since, refused ones included.
+    /// From 1, the start; one more with each load since, refused ones included. A process that
+    /// takes over counts on.
     pub attempt: u64,
     /// What came of it.
     pub report: Report,
@@ -108,22 +109,25 @@ impl StateFolder {
                 }
             }
         }
-        StateFolder::with_lock(folder, lock)
-    }
-
-    /// Takes the folder over from the process that this one was started by to follow, whose open
-    /// lock it was given, and writes the new `pid`.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn inherit(folder: &Path, lock: OwnedFd) -> Result<StateFolder, StateError> {
-        StateFolder::with_lock(folder, File::from(lock))
-    }
-
-    fn with_lock(folder: &Path, lock: File) -> Result<StateFolder, StateError> {
         let state = StateFolder { folder: folder.to_path_buf(), lock };
         state.write(PID, &process::id().to_string())?;
         Ok(state)
+    }
+
+    /// Takes the folder over from the process that this one was started by to follow, whose open
+    /// lock it was given. Until [`announce`](StateFolder::announce) commands find the other one. A
+    /// lock of another folder is let go, and this one claimed.
+    ///
+    /// # Errors
+    /// As of [`claim`](StateFolder::claim).
+    pub fn inherit(folder: &Path, lock: OwnedFd) -> Result<StateFolder, StateError> {
+        let lock = File::from(lock);
+        let identity = |file: Metadata| (file.dev(), file.ino());
+        let here = fs::metadata(folder.join(LOCK)).map(identity).ok();
+        if here.is_none() || here != lock.metadata().map(identity).ok() {
+            return StateFolder::claim(folder);
+        }
+        Ok(StateFolder { folder: folder.to_path_buf(), lock })
     }
 
     /// The open lock, for a process that takes over.
@@ -131,12 +135,18 @@ impl StateFolder {
         self.lock.as_fd()
     }
 
-    /// Writes where the admin listener really is.
+    /// Lets commands find this process, and where its admin listener really is.
     ///
     /// # Errors
     /// What the system says.
-    pub fn write_admin(&self, address: &AdminAddress) -> Result<(), StateError> {
-        self.write(ADMIN, &address.to_string())
+    pub fn announce(&self, admin: &AdminAddress) -> Result<(), StateError> {
+        self.write(ADMIN, &admin.to_string())?;
+        self.write(PID, &process::id().to_string())
+    }
+
+    /// The number of the last load that was reported here, by this process or one before it.
+    pub fn last_attempt(&self) -> u64 {
+        read_report(&self.folder).map_or(0, |filed| filed.attempt)
     }
 
     /// Leaves the report of a load for `sluss reload`.
@@ -253,7 +263,7 @@ mod tests {
         assert!(matches!(find(&folder), Err(StateError::NotRunning(_))));
         let state = StateFolder::claim(&folder).unwrap();
         assert!(matches!(find(&folder), Err(StateError::NotReady(_))));
-        state.write_admin(&admin()).unwrap();
+        state.announce(&admin()).unwrap();
         let running = find(&folder).unwrap();
         assert_eq!(running, Running { pid: process::id(), admin: admin() });
         drop(state);
@@ -274,7 +284,7 @@ mod tests {
     fn a_successor_takes_the_lock_over_and_its_files_stay() {
         let folder = tempfile::tempdir().unwrap();
         let old = StateFolder::claim(folder.path()).unwrap();
-        old.write_admin(&admin()).unwrap();
+        old.announce(&admin()).unwrap();
         let lock = old.lock().try_clone_to_owned().unwrap();
         let new = StateFolder::inherit(folder.path(), lock).unwrap();
         // The successor is another process.
@@ -283,5 +293,29 @@ mod tests {
         assert_eq!(find(folder.path()).unwrap(), Running { pid: 1, admin: admin() });
         assert!(matches!(StateFolder::claim(folder.path()), Err(StateError::Held { .. })));
         drop(new);
+    }
+
+    #[test]
+    fn a_successor_that_never_serves_leaves_the_files_as_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = StateFolder::claim(folder.path()).unwrap();
+        old.announce(&admin()).unwrap();
+        // The predecessor is another process.
+        fs::write(folder.path().join(PID), "1\n").unwrap();
+        let lock = old.lock().try_clone_to_owned().unwrap();
+        drop(StateFolder::inherit(folder.path(), lock).unwrap());
+        assert_eq!(find(folder.path()).unwrap(), Running { pid: 1, admin: admin() });
+        drop(old);
+    }
+
+    #[test]
+    fn a_successor_with_another_folder_claims_that_one() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let old = StateFolder::claim(first.path()).unwrap();
+        let lock = old.lock().try_clone_to_owned().unwrap();
+        let new = StateFolder::inherit(second.path(), lock).unwrap();
+        assert!(matches!(StateFolder::claim(second.path()), Err(StateError::Held { .. })));
+        drop((old, new));
+        StateFolder::claim(first.path()).unwrap();
     }
 }

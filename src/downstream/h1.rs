@@ -36,6 +36,11 @@ const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
+/// A connection that a drain finds without a request gets so long, from its beginning, to send its
+/// first: who has just connected is about to ask, and would not try again. It is far more than a
+/// round trip, and less than anybody waits for an edge to end.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 /// Heads' storage kept for reuse on one thread.
 const STORAGES_MAX: usize = 256;
 
@@ -60,8 +65,9 @@ enum Ending {
 /// *Cancel safety*: dropping the future aborts the connection and all work upstream.
 pub async fn serve<T: Transport, S: Service>(io: T, timers: &Rc<Timers>, service: &S) {
     let wire = Rc::new(RefCell::new(Wire::new(io, timers)));
+    let mut awaited_until = Some(Instant::now() + FIRST_REQUEST);
     loop {
-        if !request_begins(&wire, service).await {
+        if !request_begins(&wire, service, awaited_until.take()).await {
             wire::close(&wire, LINGER, 0).await;
             return;
         }
@@ -83,18 +89,26 @@ pub async fn serve<T: Transport, S: Service>(io: T, timers: &Rc<Timers>, service
     }
 }
 
-/// Waits for the first byte of a request; false where none will come.
-async fn request_begins<T: Transport, S: Service>(wire: &Shared<T>, service: &S) -> bool {
+/// Waits for the first byte of a request; false where none will come. A drain ends the wait, but not
+/// before `awaited_until`; what has come already is taken.
+async fn request_begins<T: Transport, S: Service>(
+    wire: &Shared<T>,
+    service: &S,
+    awaited_until: Option<Instant>,
+) -> bool {
     wire.borrow().reading.arm_idle(service.limits().idle);
     let begins = poll_fn(|cx| {
         let wire = &mut *wire.borrow_mut();
         if !wire.input.is_empty() {
             return Poll::Ready(true);
         }
-        if service.draining() {
+        let filled = wire.poll_fill(cx).map(|filled| filled.is_ok());
+        // While it drains the edge wakes every wait again and again.
+        let awaited = || awaited_until.is_some_and(|until| Instant::now() < until);
+        if filled.is_pending() && service.draining() && !awaited() {
             return Poll::Ready(false);
         }
-        wire.poll_fill(cx).map(|filled| filled.is_ok())
+        filled
     })
     .await;
     wire.borrow().reading.disarm();

@@ -1,14 +1,15 @@
-//! What the kernel tells about our sockets, where no safe wrapper exists: the one file with
-//! `unsafe`.
+//! What the kernel tells about our sockets and hands to a new process, where no safe wrapper exists:
+//! the one file with `unsafe`.
 //!
-//! Each function is one `getsockopt` into a plain structure of integers from `libc`. Nothing here
-//! keeps a pointer beyond its call, owns a descriptor or changes a socket.
+//! Nothing here keeps a pointer beyond its call or changes a socket. All functions but one are a
+//! `getsockopt` into a plain structure of integers from `libc`; [`adopt_inherited`] makes a
+//! descriptor that came over exec(2) an owned one.
 
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem::{MaybeUninit, offset_of, size_of};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use libc::{c_int, c_void, socklen_t};
@@ -57,6 +58,34 @@ pub fn since_last_segment(stream: impl AsFd) -> io::Result<Duration> {
     let (info, filled) = tcp_info(stream)?;
     require(filled, offset_of!(libc::tcp_info, tcpi_last_ack_recv))?;
     Ok(Duration::from_millis(info.tcpi_last_data_recv.into()))
+}
+
+/// Takes a descriptor that this process was started with. It is closed on the next exec(2).
+///
+/// A descriptor is taken only where it is not marked close-on-exec. What came over exec(2) cannot be
+/// marked; everything that Rust's library, tokio and this crate open is, and so is what was taken
+/// here before. So a wrong number is an error and never a second owner.
+///
+/// # Errors
+/// Where the number is none of an inherited descriptor, or of a standard stream.
+pub fn adopt_inherited(descriptor: RawFd) -> io::Result<OwnedFd> {
+    if descriptor <= libc::STDERR_FILENO {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    // SAFETY: fcntl(2) with F_GETFD takes any number, open or not, and touches no memory.
+    let flags = unsafe { libc::fcntl(descriptor, libc::F_GETFD) };
+    if flags < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if flags & libc::FD_CLOEXEC != 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it was not inherited"));
+    }
+    // SAFETY: as above; it changes the descriptor's flag alone.
+    if unsafe { libc::fcntl(descriptor, libc::F_SETFD, flags | libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and has no owner: owners in this process mark theirs, see above.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 fn tcp_info(socket: impl AsFd) -> io::Result<(libc::tcp_info, usize)> {
@@ -173,6 +202,22 @@ mod tests {
             let age = since_last_segment(&accepted).unwrap();
             age <= written.elapsed() + Duration::from_millis(20)
         });
+    }
+
+    #[test]
+    fn only_inherited_descriptors_are_adopted_and_each_once() {
+        let (reading, writing) = io::pipe().unwrap();
+        assert!(adopt_inherited(reading.as_raw_fd()).is_err(), "it has an owner");
+        assert!(adopt_inherited(0).is_err(), "standard input is the library's");
+        assert!(adopt_inherited(RawFd::MAX).is_err(), "nothing is open there");
+        // As it is after exec(2): open, unmarked, and nobody's.
+        let inherited = std::os::fd::IntoRawFd::into_raw_fd(writing);
+        // SAFETY: see `adopt_inherited`.
+        assert_eq!(unsafe { libc::fcntl(inherited, libc::F_SETFD, 0) }, 0);
+        let adopted = adopt_inherited(inherited).unwrap();
+        assert!(adopt_inherited(inherited).is_err(), "it has an owner now");
+        drop(adopted);
+        assert_eq!(io::read_to_string(reading).unwrap(), "", "it was closed");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 /// After an error that is not one connection's own, the loop pauses so long: it must not spin.
@@ -36,6 +36,16 @@ pub fn bind(address: SocketAddr, backlog: u32) -> io::Result<std::net::TcpListen
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())
+}
+
+/// Goes on listening on a socket that another process has bound. What waits in its queue stays.
+///
+/// # Errors
+/// The kernel's.
+pub fn adopt(socket: std::net::TcpListener, backlog: u32) -> io::Result<std::net::TcpListener> {
+    socket.set_nonblocking(true)?;
+    SockRef::from(&socket).listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket)
 }
 
 /// What one call of [`Acceptor::next`] came to.
@@ -87,7 +97,7 @@ impl Acceptor {
     fn turn_one_away(&self) {
         let mut reserve = self.reserve.borrow_mut();
         drop(reserve.take());
-        if let Ok((stream, _)) = socket2::SockRef::from(&self.listener).accept() {
+        if let Ok((stream, _)) = SockRef::from(&self.listener).accept() {
             // A reset tells the client at once.
             let _ = stream.set_linger(Some(Duration::ZERO));
         }

@@ -9,6 +9,7 @@ use socket2::SockRef;
 use tokio::sync::watch;
 
 use super::fleet::{Listener, Speaks};
+use super::handover::{Handed, Role};
 use crate::config::Listen;
 use crate::listener::{self, backlog};
 use crate::problem::{Problem, Severity};
@@ -19,6 +20,8 @@ const HTTPS_PORT: u16 = 443;
 /// All listeners of the edge.
 pub struct Listeners {
     open: Vec<Arc<Listener>>,
+    /// Sockets of a predecessor, until all are open that are wanted at the start.
+    handed: Vec<Handed>,
 }
 
 /// What a listener is wanted for.
@@ -29,10 +32,12 @@ struct Wanted {
 }
 
 impl Listeners {
-    /// Opens all listeners of a configuration; those that cannot be are told.
-    pub fn open(listen: &Listen, file: &Path) -> (Listeners, Vec<Problem>) {
-        let mut listeners = Listeners { open: Vec::new() };
+    /// Opens all listeners of a configuration, with the sockets of a predecessor where it had the
+    /// same; those that cannot be are told.
+    pub fn open(listen: &Listen, file: &Path, handed: Vec<Handed>) -> (Listeners, Vec<Problem>) {
+        let mut listeners = Listeners { open: Vec::new(), handed };
         let (_, problems) = listeners.reconcile(listen, file);
+        listeners.handed.clear();
         (listeners, problems)
     }
 
@@ -68,7 +73,7 @@ impl Listeners {
                     .listen(i32::try_from(listen.backlog).unwrap_or(i32::MAX));
                 continue;
             }
-            match bind(&wanted, listen.backlog) {
+            match self.bind(&wanted, listen.backlog) {
                 Ok(listener) => {
                     opened.push(listener.clone());
                     self.open.push(listener);
@@ -77,6 +82,23 @@ impl Listeners {
             }
         }
         (opened, problems)
+    }
+
+    /// Goes on with the predecessor's socket where there is one, else binds.
+    fn bind(&mut self, wanted: &Wanted, backlog: u32) -> std::io::Result<Arc<Listener>> {
+        let role = Role::from(wanted.speaks);
+        let same = |one: &Handed| one.role == role && one.configured == wanted.address;
+        let socket = match self.handed.iter().position(same) {
+            Some(at) => listener::adopt(self.handed.remove(at).socket, backlog)?,
+            None => listener::bind(wanted.address, backlog)?,
+        };
+        Ok(Arc::new(Listener {
+            configured: wanted.address,
+            address: socket.local_addr()?,
+            socket,
+            speaks: wanted.speaks,
+            stop: watch::Sender::new(false),
+        }))
     }
 
     /// Stops accepting everywhere; what the kernel has queued is still taken.
@@ -121,17 +143,6 @@ fn same(open: &Listener, wanted: &Wanted) -> bool {
     let both_https = open.speaks == Speaks::Https && wanted.speaks == Speaks::Https;
     let both_http = open.speaks != Speaks::Https && wanted.speaks != Speaks::Https;
     open.configured == wanted.address && (both_https || both_http)
-}
-
-fn bind(wanted: &Wanted, backlog: u32) -> std::io::Result<Arc<Listener>> {
-    let socket = listener::bind(wanted.address, backlog)?;
-    Ok(Arc::new(Listener {
-        configured: wanted.address,
-        address: socket.local_addr()?,
-        socket,
-        speaks: wanted.speaks,
-        stop: watch::Sender::new(false),
-    }))
 }
 
 fn unbound(wanted: &Wanted, error: &std::io::Error, file: &Path) -> Problem {

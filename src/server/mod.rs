@@ -1,27 +1,30 @@
-//! The life of the process: load, bind, serve, reload, drain, end.
+//! The life of the process: load, bind or inherit, serve, reload, hand over, drain, end.
 //!
 //! The control thread is the process's first. It owns the listeners and the signals, runs the admin
 //! server, samples queues each second and reloads; it never touches a client's connection.
 
 mod fleet;
+mod handover;
 mod listeners;
 mod view;
 
 use std::fmt;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+use rustix::process::Signal as Signalled;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, SocketFile};
 use crate::certs::Watch;
 use crate::config::report::Report;
 use crate::config::state::StateFolder;
@@ -32,6 +35,7 @@ use crate::reload::{self, Reloader};
 use crate::upstream::probe;
 
 use fleet::Fleet;
+use handover::{Estate, Inherited, Predecessor, Successor};
 use listeners::Listeners;
 use view::{Ask, Told};
 
@@ -85,6 +89,11 @@ pub enum Greeting {
 /// Runs the edge on the configuration whose main file is `path`, until a signal ends it.
 pub fn run(path: &Path, greeting: Greeting) -> ExitCode {
     let begun = Instant::now();
+    // First of all: until then nothing else may be opened at an inherited descriptor's number.
+    let inherited = match Inherited::take() {
+        Ok(inherited) => inherited,
+        Err(why) => return failed(&why),
+    };
     let mut outcome = config::load(path, None);
     for problem in &outcome.problems {
         eprintln!("{}: {problem}", problem.severity.label());
@@ -100,7 +109,7 @@ pub fn run(path: &Path, greeting: Greeting) -> ExitCode {
         Err(error) => return failed(&format!("the control thread has no runtime: {error}")),
     };
     let served = runtime.block_on(async {
-        let edge = Edge::start(path, snapshot, report).await?;
+        let edge = Edge::start(path, snapshot, report, inherited).await?;
         edge.serve(greeting).await
     });
     match served {
@@ -136,7 +145,7 @@ struct Edge {
     fleet: Fleet,
     listeners: Listeners,
     state: StateFolder,
-    admin: AdminAddress,
+    admin: AdminDoor,
     told: Arc<Told>,
     asks: mpsc::Receiver<Ask>,
     asking: mpsc::Sender<Ask>,
@@ -144,29 +153,60 @@ struct Edge {
     watch: Option<Watch>,
     /// Checks the endpoints of sites that want it.
     probes: JoinHandle<()>,
+    /// Loads reported by the processes that this one follows: its own are counted on.
+    attempts_before: u64,
+    /// Waits for this process to serve.
+    predecessor: Option<Predecessor>,
+    /// Is starting to follow this process.
+    successor: Option<Successor>,
+    /// The successor may have read its files before they changed.
+    reloaded_meanwhile: bool,
+}
+
+/// The admin listener, beside the task that answers there.
+struct AdminDoor {
+    /// As configured, where port 0 stays 0.
+    configured: AdminAddress,
+    address: AdminAddress,
+    /// For a successor.
+    socket: OwnedFd,
+    answering: JoinHandle<()>,
+    /// This process' to remove, from when it serves until a successor does.
+    file: Option<SocketFile>,
 }
 
 impl Edge {
-    async fn start(path: &Path, snapshot: Snapshot, report: Report) -> Result<Edge, String> {
-        let state = StateFolder::claim(&snapshot.runtime.state).map_err(|error| chain(&error))?;
+    async fn start(
+        path: &Path,
+        snapshot: Snapshot,
+        report: Report,
+        inherited: Option<Inherited>,
+    ) -> Result<Edge, String> {
+        let folder = &snapshot.runtime.state;
+        let (state, handed_admin, handed, predecessor) = match inherited {
+            None => (StateFolder::claim(folder), None, Vec::new(), None),
+            Some(Inherited { lock, admin, sockets, predecessor }) => {
+                (StateFolder::inherit(folder, lock), Some(admin), sockets, Some(predecessor))
+            }
+        };
+        let state = state.map_err(|error| chain(&error))?;
         if let Err(error) = config::raise_descriptor_limit() {
             tracing::warn!(%error, "the limit on descriptors stays as it was");
         }
-        let (listeners, problems) = Listeners::open(&snapshot.listen, path);
+        let (listeners, problems) = Listeners::open(&snapshot.listen, path, handed);
         for problem in &problems {
             if problem.is_harmful() {
                 return Err(problem.to_string());
             }
             tracing::warn!("{problem}");
         }
-        let admin = admin::Listener::bind(&snapshot.listen.admin).await.map_err(|error| {
-            let address = &snapshot.listen.admin;
-            format!("listen.admin = {address}: {error}; end what listens there or change it")
-        })?;
+        let configured = snapshot.listen.admin.clone();
+        let admin = open_admin(&configured, handed_admin).await?;
         let security = security(&admin, &snapshot)?;
         become_user(&snapshot, &state)?;
-        let address = admin.address().map_err(|error| format!("listen.admin: {error}"))?;
-        state.write_admin(&address).map_err(|error| chain(&error))?;
+        let no_admin = |error| format!("listen.admin: {error}");
+        let address = admin.address().map_err(no_admin)?;
+        let socket = admin.duplicate().map_err(no_admin)?;
         let metrics = Metrics::new(snapshot.runtime.threads);
         let access = reload::open_access_log(&snapshot).map_err(|problem| problem.to_string())?;
         let threads = snapshot.runtime.threads;
@@ -178,7 +218,7 @@ impl Edge {
         let told = Arc::new(Told::new(&proxy, &reloader, asking.clone()));
         let pages = Admin::new(told.clone(), metrics, security);
         tokio::spawn(pages.clone().watch());
-        tokio::spawn(admin::serve(admin, pages));
+        let answering = tokio::spawn(admin::serve(admin, pages));
         let watch = watch(&proxy.live().snapshot, &asking);
         let probes = probe(&proxy);
         Ok(Edge {
@@ -187,12 +227,16 @@ impl Edge {
             fleet,
             listeners,
             state,
-            admin: address,
+            admin: AdminDoor { configured, address, socket, answering, file: None },
             told,
             asks,
             asking,
             watch,
             probes,
+            attempts_before: 0,
+            predecessor,
+            successor: None,
+            reloaded_meanwhile: false,
         })
     }
 
@@ -202,9 +246,13 @@ impl Edge {
         let mut hangup = listen_to(SignalKind::hangup())?;
         let mut terminate = listen_to(SignalKind::terminate())?;
         let mut interrupt = listen_to(SignalKind::interrupt())?;
+        let mut hand_over = listen_to(SignalKind::user_defined2())?;
         for listener in self.listeners.all() {
             self.fleet.listen(listener).await;
         }
+        self.attempts_before = self.state.last_attempt();
+        self.state.announce(&self.admin.address).map_err(|error| chain(&error))?;
+        self.admin.file = SocketFile::of(&self.admin.address);
         let ready = self.ready();
         eprintln!("{ready}");
         if let Greeting::Text(text) = greeting {
@@ -213,23 +261,97 @@ impl Edge {
         notify(&[sd_notify::NotifyState::Ready]);
         self.told.serves(self.listeners.all());
         self.file_report();
+        if let Some(predecessor) = self.predecessor.take() {
+            predecessor.relieve();
+        }
         let mut tidy = tokio::time::interval(TIDY_EVERY);
-        loop {
+        let relief = loop {
             tokio::select! {
                 _ = hangup.recv() => drop(self.reload().await),
                 Some(ask) = self.asks.recv() => drop(ask.send(self.reload().await)),
+                _ = hand_over.recv() => self.start_successor(),
+                outcome = outcome(&mut self.successor) => match outcome {
+                    Ok(()) => break self.successor.take(),
+                    Err(why) => self.serve_on(&why),
+                },
                 _ = tidy.tick() => self.tidy(),
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break None,
+                _ = interrupt.recv() => break None,
             }
+        };
+        match relief {
+            Some(successor) => self.hand_over_to(&successor),
+            None => self.stop(),
         }
         self.drain(&mut terminate, &mut interrupt).await;
         Ok(())
     }
 
+    /// Starts a process that is to take over, unless one is starting.
+    fn start_successor(&mut self) {
+        if let Some(successor) = &self.successor {
+            let process = successor.pid();
+            tracing::warn!(process, "a hand-over is under way; end that process to try again");
+            return;
+        }
+        let estate = Estate {
+            lock: self.state.lock(),
+            admin: (self.admin.configured.to_string(), self.admin.socket.as_fd()),
+            listeners: self.listeners.all(),
+        };
+        match Successor::start(&estate) {
+            Ok(successor) => {
+                tracing::info!(process = successor.pid(), "a successor starts");
+                self.reloaded_meanwhile = false;
+                self.successor = Some(successor);
+            }
+            Err(error) => {
+                tracing::error!(error, "no successor can be started; this process serves on");
+            }
+        }
+    }
+
+    /// The successor came to nothing.
+    fn serve_on(&mut self, why: &str) {
+        let process = self.successor.take().map(|successor| successor.pid());
+        tracing::error!(
+            process,
+            outcome = why,
+            "the successor has ended before it served; this process serves on"
+        );
+        // It may have come as far as to put its own there.
+        if let Err(error) = self.state.announce(&self.admin.address) {
+            tracing::error!(error = chain(&error), "commands do not find this process");
+        }
+        self.file_report();
+    }
+
+    /// The successor serves: it is the edge now.
+    fn hand_over_to(&mut self, successor: &Successor) {
+        tracing::info!(process = successor.pid(), "the successor serves");
+        notify(&[sd_notify::NotifyState::MainPid(successor.pid())]);
+        if self.reloaded_meanwhile {
+            successor.signal(Signalled::HUP);
+        }
+        self.admin.answering.abort();
+        if let Some(file) = self.admin.file.take() {
+            file.leave();
+        }
+    }
+
+    /// The edge ends, and a successor that does not serve yet with it.
+    fn stop(&mut self) {
+        notify(&[sd_notify::NotifyState::Stopping]);
+        if let Some(successor) = self.successor.take() {
+            successor.give_up();
+        }
+    }
+
     /// Leaves the last load's report for `sluss reload`.
     fn file_report(&self) {
-        if let Err(error) = self.state.write_report(&self.reloader.filed()) {
+        let mut filed = self.reloader.filed();
+        filed.attempt += self.attempts_before;
+        if let Err(error) = self.state.write_report(&filed) {
             tracing::error!(error = chain(&error), "`sluss reload` cannot be told what came of it");
         }
     }
@@ -246,13 +368,14 @@ impl Edge {
         Ready {
             https: self.listeners.https(),
             http: self.listeners.http(),
-            admin: self.admin.clone(),
+            admin: self.admin.address.clone(),
             sites: live.snapshot.sites.all().len(),
             certificates: live.snapshot.certs.all().len(),
         }
     }
 
     async fn reload(&mut self) -> Report {
+        self.reloaded_meanwhile = true;
         notify(&[sd_notify::NotifyState::Reloading]);
         let (listeners, fleet) = (&mut self.listeners, &self.fleet);
         let prepare = async |snapshot: &Snapshot| {
@@ -275,7 +398,6 @@ impl Edge {
     /// Stops accepting and waits until what is in flight is done, for `shutdown_grace` at most; a
     /// second signal ends at once.
     async fn drain(mut self, terminate: &mut Signal, interrupt: &mut Signal) {
-        notify(&[sd_notify::NotifyState::Stopping]);
         let grace = self.proxy.live().snapshot.runtime.shutdown_grace;
         tracing::info!(connections = self.proxy.connections(), "draining");
         self.listeners.stop();
@@ -302,6 +424,30 @@ impl Edge {
         let _ = written.await;
         drop(self.state);
     }
+}
+
+/// Waits for what becomes of a successor; where there is none, for ever. *Cancel safe.*
+async fn outcome(successor: &mut Option<Successor>) -> Result<(), String> {
+    match successor {
+        Some(successor) => successor.outcome().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Goes on with the predecessor's admin listener where it was configured alike, else binds.
+async fn open_admin(
+    address: &AdminAddress,
+    handed: Option<(String, OwnedFd)>,
+) -> Result<admin::Listener, String> {
+    let opened = match handed {
+        Some((same, socket)) if same == address.to_string() => {
+            admin::Listener::adopt(address, socket)
+        }
+        _ => admin::Listener::bind(address).await,
+    };
+    opened.map_err(|error| {
+        format!("listen.admin = {address}: {error}; end what listens there or change it")
+    })
 }
 
 /// Checks the endpoints of the sites that are served now.
@@ -358,8 +504,12 @@ fn security(listener: &admin::Listener, snapshot: &Snapshot) -> Result<admin::Se
 /// Gives root up once the ports are bound.
 fn become_user(snapshot: &Snapshot, state: &StateFolder) -> Result<(), String> {
     let Some(user) = &snapshot.runtime.user else { return Ok(()) };
-    state.hand_to(user).map_err(|error| chain(&error))?;
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    if (uid, gid) == (Uid::effective(), Gid::effective()) {
+        // A successor is started as that user.
+        return Ok(());
+    }
+    state.hand_to(user).map_err(|error| chain(&error))?;
     // The groups first: afterwards there is no right to change them.
     setgroups(&[gid]).and_then(|()| setgid(gid)).and_then(|()| setuid(uid)).map_err(|error| {
         format!("runtime.user = {}: {error}; start as root, or leave the key out", user.name)
