@@ -9,6 +9,7 @@ mod demo;
 mod findings;
 mod load;
 mod reload;
+mod size;
 mod status;
 mod table;
 mod top;
@@ -57,6 +58,8 @@ enum Command {
     Top(top::Arguments),
     /// Load a server in an open loop and report what its visitors would have seen
     Load(Box<load::Arguments>),
+    /// Measure what the edge can do on this machine and size its queues from it
+    Size(size::Arguments),
 }
 
 /// `-c FILE`.
@@ -88,5 +91,6 @@ pub fn run() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
+        Command::Size(arguments) => size::run(&arguments),
     }
 }

@@ -1,0 +1,251 @@
+//! The edge that is measured: a child process of this program on a configuration of its own.
+//!
+//! The configuration is the operator's, with what a measurement must not touch replaced: ports of
+//! the loopback address that the system chooses, an own state folder, throwaway certificates, sites
+//! that lead to the endpoint in this process, no access log. Threads, queues, timeouts and header
+//! rules stay as they are. Folder and child are gone when the values are dropped.
+
+use std::collections::VecDeque;
+use std::fs::{self, DirBuilder};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use rcgen::{CertificateParams, DnType, KeyPair, PKCS_RSA_SHA256, RsaKeySize, SanType};
+use toml::{Table, Value};
+
+use crate::names::Hostname;
+use crate::sizing::KeyType;
+
+/// A start reads a handful of small files.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// Of what the edge said before it ended, kept for the message.
+const LAST_WORDS: usize = 8;
+
+/// The folder with the configuration.
+pub struct Scene {
+    folder: PathBuf,
+}
+
+/// A running edge.
+pub struct Edge {
+    child: Child,
+    /// Its TLS listener.
+    pub address: SocketAddr,
+}
+
+/// The host whose certificate has a key of this type.
+pub fn host(key: KeyType) -> Result<Hostname> {
+    Ok(Hostname::parse(match key {
+        KeyType::Ecdsa => "ecdsa.localhost",
+        KeyType::Rsa => "rsa.localhost",
+    })?)
+}
+
+impl Scene {
+    /// Writes everything but the queues' file, in a folder that nobody else may enter.
+    pub fn make(main: &Path, keys: &[KeyType], origin: SocketAddr) -> Result<Scene> {
+        let folder = std::env::temp_dir().join(format!("sluss-size-{}", std::process::id()));
+        let made = DirBuilder::new().mode(0o700).create(&folder);
+        made.with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let scene = Scene { folder };
+        scene.fill(main, keys, origin)?;
+        Ok(scene)
+    }
+
+    fn fill(&self, main: &Path, keys: &[KeyType], origin: SocketAddr) -> Result<()> {
+        let text =
+            fs::read_to_string(main).with_context(|| format!("cannot read {}", main.display()))?;
+        let written: Table =
+            text.parse().with_context(|| format!("{} is no TOML", main.display()))?;
+        self.write("sluss.toml", &derive(written)?.to_string())?;
+        for key in keys {
+            let host = host(*key)?;
+            let name = host.as_str();
+            let (chain, private) = certificate(*key, name)?;
+            self.write(&format!("certs/{name}/fullchain.pem"), &chain)?;
+            self.write(&format!("certs/{name}/privkey.pem"), &private)?;
+            let site = format!("hosts = [\"{name}\"]\nupstreams = [\"http://{origin}\"]\n");
+            self.write(&format!("sites/{name}.toml"), &site)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the figures in place for the edges started from now on.
+    pub fn write_queues(&self, text: &str) -> Result<()> {
+        self.write("queues.toml", text)
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.folder.join(name);
+        let parent = path.parent().unwrap_or(&self.folder);
+        let written = DirBuilder::new().recursive(true).mode(0o700).create(parent);
+        let written = written.and_then(|()| fs::write(&path, text)).and_then(|()| {
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        });
+        written.with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Starts an edge and waits until it serves.
+    pub fn start(&self) -> Result<Edge> {
+        let program = std::env::current_exe().context("cannot tell where this program is")?;
+        let mut child = Command::new(&program)
+            .args([Path::new("run"), Path::new("-c"), &self.folder.join("sluss.toml")])
+            .env("RUST_LOG", "error")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let errors = child.stderr.take();
+        // From here on the child ends with the value, also on the way out of an error.
+        let mut edge = Edge { child, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        let errors = errors.ok_or_else(|| anyhow!("the edge has no standard error"))?;
+        let (told, heard) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("size-edge".into())
+            .spawn(move || listen(BufReader::new(errors), &told))?;
+        match heard.recv_timeout(START_TIMEOUT) {
+            Ok(Ok(address)) => edge.address = address,
+            Ok(Err(words)) => bail!("the edge did not start:\n{words}"),
+            Err(_) => bail!("the edge did not start within {START_TIMEOUT:?}"),
+        }
+        Ok(edge)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        // What stays behind is a folder of throwaway keys that only its owner may enter.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Edge {
+    /// Its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Edge {
+    /// At once: nobody whom a drain would serve is left.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads the edge's standard error to its end, so that it never waits for a reader; tells the
+/// address it serves on, or its last words where it ends before.
+fn listen(errors: impl BufRead, told: &mpsc::Sender<Result<SocketAddr, String>>) {
+    let mut last = VecDeque::new();
+    for line in errors.lines().map_while(Result::ok) {
+        if let Some(address) = ready_address(&line) {
+            let _ = told.send(Ok(address));
+        }
+        if last.len() == LAST_WORDS {
+            last.pop_front();
+        }
+        last.push_back(line);
+    }
+    let _ = told.send(Err(Vec::from(last).join("\n")));
+}
+
+fn ready_address(line: &str) -> Option<SocketAddr> {
+    let rest = line.strip_prefix("sluss ready https=")?;
+    rest.split([' ', ',']).next()?.parse().ok()
+}
+
+/// The operator's main file with what a measurement must not touch replaced.
+fn derive(mut main: Table) -> Result<Table> {
+    let local = Value::from("127.0.0.1:0");
+    let listen = table(&mut main, "listen")?;
+    listen.insert("https".into(), Value::Array(vec![local.clone()]));
+    listen.insert("http".into(), Value::Array(Vec::new()));
+    listen.insert("admin".into(), local);
+    // This process sends no PROXY protocol, and an admin token's file stays where it is.
+    for key in ["admin_token_file", "proxy_protocol_from", "trusted_proxies"] {
+        listen.remove(key);
+    }
+    let runtime = table(&mut main, "runtime")?;
+    runtime.insert("state".into(), Value::from("state"));
+    runtime.insert("shutdown_grace".into(), Value::from("1s"));
+    runtime.remove("user");
+    main.insert("certificates".into(), Value::Table(directory("certs")));
+    main.insert("sites".into(), Value::Table(directory("sites")));
+    table(&mut main, "queues")?.remove("file");
+    table(&mut main, "log")?.insert("access".into(), Value::from("off"));
+    Ok(main)
+}
+
+fn directory(name: &str) -> Table {
+    Table::from_iter([("directory".to_owned(), Value::from(name))])
+}
+
+fn table<'t>(main: &'t mut Table, name: &str) -> Result<&'t mut Table> {
+    let value = main.entry(name).or_insert_with(|| Value::Table(Table::new()));
+    value.as_table_mut().ok_or_else(|| anyhow!("{name} is no table"))
+}
+
+/// A chain of one certificate, and its key.
+fn certificate(key: KeyType, host: &str) -> Result<(String, String)> {
+    let pair = match key {
+        KeyType::Ecdsa => KeyPair::generate()?,
+        KeyType::Rsa => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?,
+    };
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, host);
+    params.subject_alt_names = vec![SanType::DnsName(host.try_into()?)];
+    Ok((params.self_signed(&pair)?.pem(), pair.serialize_pem()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_edge_measured_keeps_the_operators_settings_and_none_of_his_places() {
+        let written = "[listen]\nhttps = [\"[::]:443\"]\nadmin = \"unix:/run/s\"\n\
+            admin_token_file = \"t\"\nbacklog = 100\nproxy_protocol_from = [\"10.0.0.0/8\"]\n\
+            [runtime]\nthreads = 3\nuser = \"sluss\"\n[certificates]\ndirectory = \"c\"\n\
+            default = \"a\"\n[queues]\nfile = \"q.toml\"\nhandshake_depth = 7\n\
+            [headers]\nrequests = \"reject\"\n[log]\naccess = \"/var/log/access\"\n";
+        let text = derive(written.parse().unwrap()).unwrap().to_string();
+        for stays in ["backlog = 100", "threads = 3", "handshake_depth = 7", "\"reject\""] {
+            assert!(text.contains(stays), "{stays} in {text}");
+        }
+        for goes in ["443", "unix:", "token", "10.0.0.0", "user", "default", "q.toml", "/var/log"] {
+            assert!(!text.contains(goes), "{goes} in {text}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_it_writes_is_a_good_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let main = folder.path().join("sluss.toml");
+        fs::write(&main, "[runtime]\nthreads = 1\n").unwrap();
+        let keys = [KeyType::Ecdsa, KeyType::Rsa];
+        let origin = SocketAddr::from(([127, 0, 0, 1], 9));
+        let scene = Scene::make(&main, &keys, origin).unwrap();
+        let outcome = crate::config::check(&scene.folder.join("sluss.toml"));
+        assert_eq!(outcome.problems, []);
+        let snapshot = outcome.snapshot.unwrap();
+        assert_eq!((snapshot.sites.all().len(), snapshot.certs.all().len()), (2, 2));
+        let path = scene.folder.clone();
+        drop(scene);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_ready_line_tells_where_it_serves() {
+        let line = "sluss ready https=127.0.0.1:4433 http= admin=127.0.0.1:1 sites=1";
+        assert_eq!(ready_address(line), "127.0.0.1:4433".parse().ok());
+        assert_eq!(ready_address("warning: https=127.0.0.1:4433"), None);
+    }
+}

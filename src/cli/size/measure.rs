@@ -1,0 +1,254 @@
+//! Finds the capacity of a running edge, kind by kind.
+//!
+//! Each step offers one rate in an open loop for a fixed time; the objective judges what visitors
+//! saw. A first search finds the neighbourhood, shorter ones from there are the runs. Runs that
+//! contradict each other are repeated, a bounded number of times: the last ones must agree, and no
+//! run is left out from between them.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::edge::{self, Edge};
+use super::machine;
+use super::objective::Objective;
+use super::progress::Progress;
+use super::search::{Search, Try};
+use crate::load::arrivals::{Arrivals, Shape, Spacing};
+use crate::load::hosts::Hosts;
+use crate::load::target::{Target, Url};
+use crate::load::trust::{Group, Trust, Versions};
+use crate::load::{self, Kind, LoadError, Plan, Protocol, Then, Traffic};
+use crate::sizing::{Capacity, KeyType, Measured};
+
+/// Of the generator, each traffic.
+const IN_FLIGHT_MAX: usize = 20_000;
+/// Standing connections that carry the requests.
+const CONNECTIONS: usize = 16;
+/// Streams on each of them over HTTP/2.
+const STREAMS: usize = 16;
+/// No idle connection costs less: two sockets in the kernel, which the process does not show.
+const CONNECTION_BYTES_MIN: u64 = 8 * 1_024;
+
+/// How long and how often.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Of one step.
+    pub step: Duration,
+    /// Held and broken rate differ by this part at most.
+    pub resolution: f64,
+    /// Runs that must agree.
+    pub runs: usize,
+    /// Runs made at most until the last ones agree.
+    pub runs_max: usize,
+    /// Idle connections held open to weigh them.
+    pub idle: usize,
+    /// Of one traffic of the proof.
+    pub proof: Duration,
+}
+
+impl Pace {
+    /// For figures to keep: some five minutes.
+    pub const FULL: Pace = Pace {
+        step: Duration::from_millis(1_500),
+        resolution: 0.04,
+        runs: 3,
+        runs_max: 6,
+        idle: 400,
+        proof: Duration::from_secs(5),
+    };
+    /// For a look: some thirty seconds.
+    pub const QUICK: Pace = Pace {
+        step: Duration::from_millis(250),
+        resolution: 0.07,
+        runs: 2,
+        runs_max: 4,
+        idle: 200,
+        proof: Duration::from_millis(1_500),
+    };
+}
+
+/// What is measured, and how.
+pub struct Measurement<'m> {
+    pub edge: &'m Edge,
+    pub keys: &'m [KeyType],
+    pub handshake: Objective,
+    pub request: Objective,
+    pub pace: Pace,
+    /// No step begins after this.
+    pub end: Instant,
+    pub progress: &'m Progress,
+}
+
+/// One kind of work.
+struct Job<'j> {
+    name: String,
+    kind: Kind,
+    protocol: Protocol,
+    key: KeyType,
+    objective: &'j Objective,
+    from: Guess,
+}
+
+/// What is known of a rate before it is measured.
+#[derive(Clone, Copy)]
+enum Guess {
+    /// About what another kind had: no first search.
+    Near(f64),
+    /// Nothing; the search begins here.
+    Rough(f64),
+}
+
+impl Measurement<'_> {
+    /// All of it.
+    pub fn run(&self) -> Result<Capacity> {
+        let connection_bytes = self.weigh_connections()?;
+        let handshakes = |name: String, kind, key, from| {
+            let (protocol, objective) = (Protocol::H1, &self.handshake);
+            self.rate(&Job { name, kind, protocol, key, objective, from })
+        };
+        let mut fastest: f64 = 0.0;
+        let mut full_handshakes = Vec::new();
+        for key in self.keys {
+            let name = format!("{} full handshakes", key.label());
+            let rate =
+                handshakes(name, Kind::Handshakes(Then::Request), *key, Guess::Rough(500.0))?;
+            fastest = fastest.max(rate.per_second);
+            full_handshakes.push((*key, rate));
+        }
+        let resumed = "resumed handshakes".to_owned();
+        // Each step first fetches the tickets that it offers: few steps, so from near by.
+        let near = Guess::Near(fastest);
+        let resumptions = handshakes(resumed, Kind::Resumed(Then::Request), KeyType::Ecdsa, near)?;
+        let requests = |name: &str, streams, protocol| {
+            let kind = Kind::Requests { connections: CONNECTIONS, streams };
+            let (key, objective) = (KeyType::Ecdsa, &self.request);
+            let (name, from) = (name.to_owned(), Guess::Rough(2_000.0));
+            self.rate(&Job { name, kind, protocol, key, objective, from })
+        };
+        Ok(Capacity {
+            full_handshakes,
+            resumptions,
+            requests_h1: requests("requests over HTTP/1.1", 1, Protocol::H1)?,
+            requests_h2: requests("requests over HTTP/2", STREAMS, Protocol::H2)?,
+            connection_bytes,
+        })
+    }
+
+    /// The rate of one kind, from runs that agree.
+    fn rate(&self, job: &Job<'_>) -> Result<Measured> {
+        let unheld = || format!("{}: {} holds at no rate", job.name, job.objective);
+        let mut from = match job.from {
+            Guess::Near(rate) => rate,
+            Guess::Rough(from) => {
+                let resolution = 3.0 * self.pace.resolution;
+                let first = Search { from, factor: 2.0, resolution, tries: 1 };
+                self.search(job, &first)?.with_context(unheld)?
+            }
+        };
+        let (mut runs, mut judged) = (Vec::new(), None);
+        while runs.len() < self.pace.runs_max {
+            let resolution = self.pace.resolution;
+            let factor = 1.0 + 2.0 * resolution;
+            let near = Search { from, factor, resolution, tries: 2 };
+            from = self.search(job, &near)?.with_context(unheld)?;
+            runs.push(from);
+            let Some(start) = runs.len().checked_sub(self.pace.runs) else { continue };
+            match Measured::from_runs(&runs[start..]) {
+                Ok(measured) => {
+                    self.progress.done(&format!(
+                        "{}: {:.0}/s ({} runs, spread {:.1} %)",
+                        job.name,
+                        measured.per_second,
+                        measured.runs,
+                        100.0 * measured.spread
+                    ));
+                    return Ok(measured);
+                }
+                Err(unusable) => judged = Some(unusable),
+            }
+        }
+        let runs: Vec<String> = runs.iter().map(|rate| format!("{rate:.0}/s")).collect();
+        let told = format!("{}, found at {}", job.name, runs.join(", "));
+        match judged {
+            Some(unusable) => Err(unusable).context(told),
+            None => bail!("{told}: too few runs"),
+        }
+    }
+
+    fn search(&self, job: &Job<'_>, search: &Search) -> Result<Option<f64>> {
+        search.run(|rate| {
+            if Instant::now() >= self.end {
+                bail!("{} took longer than a measurement may; is the machine busy?", job.name);
+            }
+            self.progress.now(&format!("{}: {rate:.0}/s", job.name));
+            let mut traffic = traffic(&job.name, job.kind, rate, edge::host(job.key)?);
+            traffic.protocol = job.protocol;
+            traffic.length = self.pace.step;
+            // Whoever waits twice as long as the objective allows has broken it already.
+            traffic.patience = (2 * job.objective.limit).max(Duration::from_millis(500));
+            let report = match load::run(&plan(self.edge.address, vec![traffic])?, |_, _| {}) {
+                Ok(report) => report,
+                // Not even the connections or tickets were to be had that it begins with.
+                Err(LoadError::Prepare { .. }) => return Ok(Try::Broke),
+                Err(error) => return Err(error.into()),
+            };
+            let seen = report.traffics.first().map(|part| &part.of_all);
+            let held = seen.is_some_and(|seen| job.objective.holds(seen));
+            Ok(if held { Try::Held } else { Try::Broke })
+        })
+    }
+
+    /// Memory of an idle connection: what the edge grows by while many stand.
+    fn weigh_connections(&self) -> Result<u64> {
+        self.progress.now("memory of a connection");
+        let unread = "cannot read the memory of the edge from /proc";
+        let before = machine::resident(self.edge.process()).context(unread)?;
+        let kind = Kind::Requests { connections: self.pace.idle, streams: 1 };
+        let mut idle = traffic("idle", kind, 10.0, edge::host(KeyType::Ecdsa)?);
+        idle.length = Duration::from_secs(1);
+        let mut most = before;
+        load::run(&plan(self.edge.address, vec![idle])?, |_, _| {
+            most = most.max(machine::resident(self.edge.process()).unwrap_or(before));
+        })?;
+        let each = ((most - before) / self.pace.idle as u64).max(CONNECTION_BYTES_MIN);
+        self.progress.done(&format!("memory of a connection: {} KiB", each / 1_024));
+        Ok(each)
+    }
+}
+
+/// A traffic with the usual rest.
+pub fn traffic(name: &str, kind: Kind, rate: f64, host: crate::names::Hostname) -> Traffic {
+    Traffic {
+        name: name.to_owned(),
+        kind,
+        arrivals: Arrivals { shape: Shape::Flat { rate }, spacing: Spacing::Poisson },
+        start: Duration::ZERO,
+        length: Duration::ZERO,
+        patience: Duration::from_secs(2),
+        hosts: Hosts::single(host),
+        path: "/".to_owned(),
+        protocol: Protocol::H1,
+        versions: Versions::Both,
+        group: Group::X25519,
+        expect: None,
+        // Half of the machine at most: what the generator takes, the edge does not have.
+        threads: std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).max(1),
+    }
+}
+
+/// These traffics side by side, at an edge of our own: its certificates need no belief.
+pub fn plan(address: SocketAddr, traffics: Vec<Traffic>) -> Result<Plan> {
+    let url = Url::parse("https://ecdsa.localhost/")?;
+    let target = Target::find(url, Some(&address.to_string()), None)?;
+    let duration = traffics.iter().map(|one| one.length).max().unwrap_or_default();
+    Ok(Plan {
+        target,
+        traffics,
+        duration,
+        seed: 1,
+        trust: Trust::Nobody,
+        in_flight_max: IN_FLIGHT_MAX,
+    })
+}
