@@ -48,7 +48,8 @@ fn a_download_in_flight_outlives_the_site_it_came_from() {
     assert_eq!(edge.get("a.test", "/").text(), "the other", "new requests go elsewhere");
     std::fs::remove_file(edge.folder().join("sites/a.test.toml")).unwrap();
     assert_eq!(edge.command("reload").0, 0);
-    assert_eq!(edge.get("a.test", "/").status(), 404, "the site is gone");
+    let gone = edge.try_connect(ServerNameSent::Name("a.test"));
+    assert!(gone.is_err(), "the site is gone, and its name is refused");
     go_on.send(()).unwrap();
     let (second, end) = client.exactly(500_000);
     assert!(first == half && second == half && end == End::Whole, "the download is whole");
