@@ -11,12 +11,15 @@ handshakes a second when far more are offered), then each step offers a multiple
 500 requests a second on 16 established connections. Latency counts from when a request was due. Needs nginx,
 haproxy, openssl and taskset; loopback only; everything started here is ended here, by its process id.
 """
-import argparse, importlib.util, json, os, pathlib, shutil, signal, subprocess, sys, tempfile, urllib.request
+import argparse, importlib.util, json, os, pathlib, shutil, signal, subprocess, sys, tempfile, time, urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
 SPEC = importlib.util.spec_from_file_location("peers", HERE.parent / "peers/run.py")
 peers = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(peers)
+
+# Between two steps: the goal is that two seconds after a flood everything is as before.
+SETTLE = 2
 
 
 def load(port, seconds, *traffics):
@@ -72,10 +75,12 @@ def measure(name, stage, folder):
         nothing = {"outcomes": {}, "spans": {}}
         print(row("unloaded", (calm, nothing), capacity))
         for step in ARGS.steps:
+            time.sleep(SETTLE)
             lanes = load(port, ARGS.seconds, established(), flood(capacity * step))
             print(row(f"{step} x", lanes, capacity), flush=True)
         if name == "sluss" and (counted := metrics(child, folder)):
             print(f"  {counted}")
+        time.sleep(SETTLE)
         calm = load(port, 2, established())[0]
         print(f"  after: established p99 {ms(calm, 'total', 'p99'):.2f} ms")
     finally:
