@@ -2,12 +2,12 @@
 //!
 //! The serving thread formats a record straight into its own buffer (a lock that nobody else holds
 //! but for the moment of a swap) and goes on: no system call, no allocation once the buffer has
-//! grown. One writer thread takes the buffers every [`PAUSE`] and writes them. States of a line:
+//! grown. One writer thread takes the buffers every `PAUSE` and writes them. States of a line:
 //! in a buffer; taken (with the writer); written, or lost. A line is lost, and counted, where its
 //! thread's buffer is full because the device is slower than the traffic, and where the device
 //! refuses it. Lines of one thread keep their order; between threads it may differ by `PAUSE`.
 //!
-//! Memory: at most twice [`BUFFER_BYTES_MAX`] for each shard.
+//! Memory: at most twice `BUFFER_BYTES_MAX` for each shard.
 
 mod record;
 mod writer;

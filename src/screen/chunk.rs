@@ -2,7 +2,7 @@
 //!
 //! Whoever reads chunk lines leniently reads another message than the next who does: a bare LF, a
 //! blank behind the size or a line end inside an extension have all been used to smuggle requests.
-//! So every deviation is a [`Rule::Chunk`](super::Rule::Chunk) finding and ends the message, as broken off.
+//! So every deviation is a [`Rule::Chunk`] finding and ends the message, as broken off.
 //! Extensions are bounded, checked and left behind.
 
 use super::class;

@@ -96,7 +96,7 @@ const FLOOR_PER_SECOND: i64 = 3;
 /// A site's retry budget, shared by all threads; one atomic operation for a request.
 ///
 /// In any stretch of time a site's retries are at most a fifth of its requests, plus
-/// [`FLOOR_PER_SECOND`] for each second, plus [`SAVED_RETRIES_MAX`]. Threads that race for the
+/// `FLOOR_PER_SECOND` for each second, plus `SAVED_RETRIES_MAX`. Threads that race for the
 /// bound may exceed it by one each. tower's `TpsBudget` has the same purpose but takes a lock and
 /// reads the clock for every request.
 #[derive(Debug)]
