@@ -50,6 +50,9 @@ pub enum Refusal {
     HandshakeFailed,
 
     // The request.
+    /// The client sends HTTP/2 frames by which nothing is done, more than the protocol needs.
+    #[error("the client floods the connection with HTTP/2 frames")]
+    Http2Flood,
     /// The client went away.
     #[error("the client went away")]
     ClientGone,
@@ -146,6 +149,7 @@ impl Refusal {
         Refusal::HandshakeDeadline,
         Refusal::HandshakeRate,
         Refusal::HandshakeFailed,
+        Refusal::Http2Flood,
         Refusal::ClientGone,
         Refusal::HeadTimeout,
         Refusal::HeadMalformed,
@@ -184,6 +188,7 @@ impl Refusal {
             Refusal::HandshakeDeadline => "handshake-deadline",
             Refusal::HandshakeRate => "handshake-rate",
             Refusal::HandshakeFailed => "handshake-failed",
+            Refusal::Http2Flood => "http2-flood",
             Refusal::ClientGone => "client-gone",
             Refusal::HeadTimeout => "head-timeout",
             Refusal::HeadMalformed => "head-malformed",
@@ -217,6 +222,7 @@ impl Refusal {
             | Refusal::PlainHttp
             | Refusal::UnknownServerName
             | Refusal::HandshakeFailed
+            | Refusal::Http2Flood
             | Refusal::ClientGone
             | Refusal::HeadTimeout
             | Refusal::HeadMalformed
@@ -268,7 +274,7 @@ impl Refusal {
             Refusal::HeadTimeout | Refusal::BodyTimeout => Some(408),
             Refusal::BodyTooLarge => Some(413),
             Refusal::Misdirected => Some(421),
-            Refusal::RequestRate => Some(429),
+            Refusal::Http2Flood | Refusal::RequestRate => Some(429),
             Refusal::HeadTooLarge => Some(431),
             Refusal::ClientGone | Refusal::ClientStalled => Some(499),
             Refusal::UpstreamConnect
@@ -309,6 +315,7 @@ impl Refusal {
             | Refusal::HandshakeDeadline
             | Refusal::HandshakeRate
             | Refusal::HandshakeFailed
+            | Refusal::Http2Flood
             | Refusal::ClientGone
             | Refusal::HeadTimeout
             | Refusal::HeadMalformed

@@ -2,10 +2,14 @@
 //!
 //! Each stream's head passes the same screening as an HTTP/1 head and reaches the same service;
 //! what comes back is the same canonical response. hyper keeps the protocol's own bounds (streams,
-//! header lists, resets); this room adds the waits: idle connections, request bodies, and clients
-//! that take no response.
+//! header lists, resets); this room adds the waits - idle connections, request bodies, clients that
+//! take no response - and the meter that ends floods of frames which nothing else bounds.
+
+pub mod meter;
+pub mod metered;
 
 use std::cell::{Cell, RefCell};
+use std::error::Error as _;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -21,6 +25,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use slab::Slab;
 use tokio::time::Instant;
 
+use self::metered::{Conduct, Metered};
 use super::answer::Local;
 use super::{Answer, Reply, Request, Service, Source, Ticket, Transport};
 use crate::refusal::Refusal;
@@ -59,19 +64,28 @@ const PING_PATIENCE: Duration = Duration::from_secs(15);
 /// How often a connection with open streams looks for clients that take nothing.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// What a client that floods gets to take what is already written, and the reason.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// A connection's streams, seen from its supervisor.
+#[derive(Default)]
 struct Streams {
     open: Cell<usize>,
     /// For each streaming response: when the client was given a piece that nobody has asked to
     /// follow since. `None` while the endpoint is what it waits for.
     offered: RefCell<Slab<Option<Instant>>>,
+    conduct: Rc<Conduct>,
+    /// Whether the connection is only kept for its last word.
+    farewell: Cell<bool>,
 }
 
 /// Serves a connection until either side ends it.
 ///
 /// *Cancel safety*: dropping the future aborts the connection and all work upstream.
 pub async fn serve<T: Transport, S: Service>(io: T, timers: &Rc<Timers>, service: Rc<S>) {
-    let streams = Rc::new(Streams { open: Cell::new(0), offered: RefCell::default() });
+    let conduct = Rc::<Conduct>::default();
+    let io = Metered::new(io, conduct.clone());
+    let streams = Rc::new(Streams { conduct, ..Streams::default() });
     let answers = {
         let (service, streams, timers) = (service.clone(), streams.clone(), timers.clone());
         service_fn(move |request| {
@@ -81,7 +95,18 @@ pub async fn serve<T: Transport, S: Service>(io: T, timers: &Rc<Timers>, service
         })
     };
     let connection = builder().serve_connection(TokioIo::new(io), answers);
-    supervise(pin!(connection), &*service, &streams, timers.deadline()).await;
+    let error = supervise(pin!(connection), &*service, &streams, timers.deadline()).await;
+    if streams.conduct.flooded() || error.is_some_and(|error| is_flood(&error)) {
+        service.refused(Refusal::Http2Flood, None);
+    }
+}
+
+/// Whether one of h2's own bounds ended the connection.
+fn is_flood(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| {
+        cause.is_library() && cause.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+    })
 }
 
 fn builder() -> hyper::server::conn::http2::Builder<OnThisThread> {
@@ -111,7 +136,7 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for OnThisThread {
 }
 
 /// A connection as its supervisor drives it.
-trait Drive: Future {
+trait Drive: Future<Output = hyper::Result<()>> {
     /// Tells the client to open no more streams.
     fn wind_down(self: Pin<&mut Self>);
 }
@@ -130,17 +155,21 @@ where
     }
 }
 
+/// Drives a connection to its end; hyper's error where it ends with one.
 async fn supervise<C: Drive, S: Service>(
     mut connection: Pin<&mut C>,
     service: &S,
     streams: &Streams,
     deadline: Deadline,
-) {
+) -> Option<hyper::Error> {
     let mut winding_down = false;
     poll_fn(|cx| {
         loop {
-            if connection.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(ended.err());
+            }
+            if streams.conduct.flooded() {
+                return streams.poll_farewell(&deadline, cx).map(|()| None);
             }
             let limits = service.limits();
             let idle = streams.open.get() == 0;
@@ -159,7 +188,7 @@ async fn supervise<C: Drive, S: Service>(
                 return Poll::Pending;
             }
             if idle && winding_down {
-                return Poll::Ready(()); // Told to end, and it did not.
+                return Poll::Ready(None); // Told to end, and it did not.
             }
             if idle {
                 winding_down = true;
@@ -168,12 +197,12 @@ async fn supervise<C: Drive, S: Service>(
                 continue;
             }
             if streams.stalled(limits.body) {
-                return Poll::Ready(());
+                return Poll::Ready(None);
             }
             deadline.arm(LOOK_EVERY);
         }
     })
-    .await;
+    .await
 }
 
 impl Streams {
@@ -184,6 +213,14 @@ impl Streams {
             .borrow()
             .iter()
             .any(|(_, offered)| offered.is_some_and(|since| now - since > patience))
+    }
+
+    /// Ready once a client that floods has had its time to be told so.
+    fn poll_farewell(&self, deadline: &Deadline, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.farewell.replace(true) {
+            deadline.arm(FAREWELL);
+        }
+        deadline.poll_elapsed(cx).map(|_| ())
     }
 }
 
@@ -294,11 +331,13 @@ where
     if response.is_end_stream() {
         response.settle(None); // hyper will not poll it.
     }
+    response.open.streams.conduct.answered();
     let head = head.to_h2(Some(request_id)).unwrap_or_else(|_| unwritable());
     head.map(|()| response)
 }
 
 fn local<B, K>(local: &Local, open: Open) -> http::Response<ResponseBody<B, K>> {
+    open.streams.conduct.answered();
     let body = Content::Local(Some(local.body().clone()).filter(|body| !body.is_empty()));
     local.to_h2().map(|()| ResponseBody { content: body, account: None, open })
 }
@@ -356,6 +395,7 @@ where
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(frame))) => {
                 this.open.offered(Some(Instant::now()));
+                this.open.streams.conduct.takes(frame.data_ref().map_or(0, Bytes::len));
                 if let (Some(account), Some(data)) = (&mut this.account, frame.data_ref()) {
                     account.sent += data.len() as u64;
                 }

@@ -12,6 +12,7 @@ mod bodies;
 mod doors;
 mod drain;
 mod failover;
+mod floods;
 mod http1;
 mod http2;
 mod limits;

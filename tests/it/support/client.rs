@@ -1,11 +1,11 @@
 //! Clients that speak bytes over TLS, or over nothing.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::PATIENCE;
 use super::authority::authority;
@@ -32,9 +32,26 @@ pub fn tcp(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A handshake over a connection.
-pub fn handshake(mut stream: TcpStream, name: ServerNameSent<'_>) -> io::Result<Client> {
-    let mut config = authority().client(&["http/1.1"]);
+/// A handshake over a connection, for HTTP/1.1.
+pub fn handshake(stream: TcpStream, name: ServerNameSent<'_>) -> io::Result<Client> {
+    handshake_for(stream, name, "http/1.1")
+}
+
+/// The same for the protocol of that name.
+pub fn handshake_for(
+    stream: TcpStream,
+    name: ServerNameSent<'_>,
+    protocol: &str,
+) -> io::Result<Client> {
+    handshake_by(stream, name, authority().client(&[protocol]))
+}
+
+/// The same by a configuration of one's own.
+pub fn handshake_by(
+    mut stream: TcpStream,
+    name: ServerNameSent<'_>,
+    mut config: ClientConfig,
+) -> io::Result<Client> {
     let name = match name {
         ServerNameSent::Name(name) => name,
         ServerNameSent::None(name) => {
@@ -57,6 +74,18 @@ impl Client {
         while self.stream.conn.wants_write() {
             self.stream.conn.write_tls(&mut self.stream.sock).expect("the edge takes it");
         }
+    }
+
+    /// Sends as much as the edge still takes. What it has said before it hung up can be read.
+    pub fn send_what_is_taken(&mut self, pieces: impl IntoIterator<Item = Vec<u8>>) {
+        let mut sealed = Vec::new();
+        for piece in pieces {
+            self.stream.conn.writer().write_all(&piece).unwrap();
+            while self.stream.conn.wants_write() {
+                self.stream.conn.write_tls(&mut sealed).unwrap();
+            }
+        }
+        let _ = self.stream.sock.write_all(&sealed);
     }
 
     /// The leaf that the edge showed.

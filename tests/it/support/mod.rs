@@ -3,6 +3,7 @@
 pub mod authority;
 pub mod client;
 pub mod edge;
+pub mod frames;
 pub mod http2;
 pub mod origin;
 pub mod tools;
