@@ -135,6 +135,7 @@ impl View for MadeUp {
             action: "repair".into(),
             count: 1_234,
             shadow_refused: 1_234,
+            shadow: "reject".into(),
             section: "RFC 9112 5.1".into(),
             explain: "white space stands between a field's name and its colon".into(),
             remedy: "mend the program that writes the field".into(),

@@ -361,6 +361,8 @@ pub struct FindingRow {
     pub count: u64,
     /// Of these, what the shadow profile would have refused.
     pub shadow_refused: u64,
+    /// The profile that shadows the site's now; empty for none.
+    pub shadow: String,
     /// The RFC's section.
     pub section: String,
     /// What the rule is about.

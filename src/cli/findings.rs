@@ -1,13 +1,20 @@
-//! `sluss findings`: what the header rules found, by site and rule, with an example each.
+//! `sluss findings`: what the header rules found, by site and rule, with an example each; with
+//! `--would-refuse` what would break under the shadow profile.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::Args;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::client::EdgeArguments;
 use super::table::{Colour, Table, colours, failed, numbers, paint, print, print_json, words};
-use crate::admin::FindingRow;
+use crate::admin::{FindingExample, FindingRow};
+
+/// Sites named in one message; the rest are counted.
+const SITES_NAMED: usize = 8;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -16,6 +23,9 @@ pub(super) struct Arguments {
     /// Only this site's
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
+    /// Only what went through and the shadow profile would have refused
+    #[arg(long)]
+    would_refuse: bool,
     /// Print everything as JSON
     #[arg(long)]
     json: bool,
@@ -27,15 +37,28 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Some(site) => format!("/api/findings?site={}", site.replace('+', "%2B")),
         None => "/api/findings".to_owned(),
     };
-    let answer: anyhow::Result<(serde_json::Value, Vec<FindingRow>)> = (|| {
-        let value: serde_json::Value = arguments.edge.find()?.json(&path)?;
-        let rows = serde_json::from_value(value.clone())?;
-        Ok((value, rows))
-    })();
-    match answer {
-        Ok((value, _)) if arguments.json => print_json(&value),
-        Ok((_, rows)) => print(&text(&rows, colours())),
+    let answer: anyhow::Result<Vec<FindingRow>> =
+        arguments.edge.find().and_then(|edge| edge.json(&path));
+    let rows = match answer {
+        Ok(rows) => rows,
         Err(error) => return failed(&error),
+    };
+    let shown = match arguments.would_refuse {
+        true => rows.iter().filter(|row| would_be_refused(row) > 0).cloned().collect(),
+        false => rows.clone(),
+    };
+    match (arguments.json, arguments.would_refuse) {
+        (true, _) => match serde_json::to_value(&shown) {
+            Ok(value) => print_json(&value),
+            Err(error) => return failed(&error.into()),
+        },
+        (false, true) => print(&would_refuse(&shown, colours())),
+        (false, false) => print(&text(&shown, colours())),
+    }
+    if arguments.would_refuse
+        && let Some(unjudged) = unjudged(&rows)
+    {
+        eprintln!("sluss: {unjudged}");
     }
     ExitCode::SUCCESS
 }
@@ -75,7 +98,10 @@ fn text(rows: &[FindingRow], colours: bool) -> String {
     let stricter: u64 = rows.iter().map(stricter).sum();
     let _ = writeln!(out, "\nthe profile \"reject\" would refuse {stricter} that went through");
     for row in rows {
-        example(&mut out, row, colours);
+        meaning(&mut out, row, colours);
+        if let Some(example) = row.examples.first() {
+            seen(&mut out, example, colours);
+        }
     }
     out
 }
@@ -85,19 +111,94 @@ fn stricter(row: &FindingRow) -> u64 {
     if row.action == "refuse" { 0 } else { row.count }
 }
 
+/// What went through and the shadow profile would have refused.
+fn would_be_refused(row: &FindingRow) -> u64 {
+    if row.action == "refuse" { 0 } else { row.shadow_refused }
+}
+
+/// What would break under the shadow profile, then each with what is known of it.
+fn would_refuse(rows: &[FindingRow], colours: bool) -> String {
+    if rows.is_empty() {
+        return "nothing that went through would have been refused\n".to_owned();
+    }
+    let mut table = Table::new([
+        words("site"),
+        words("direction"),
+        words("rule"),
+        words("now"),
+        words("shadow"),
+        numbers("would refuse"),
+        words("last seen"),
+    ]);
+    let plain = |text: &str| (text.to_owned(), Colour::Plain);
+    for row in rows {
+        table.row([
+            plain(site(row)),
+            plain(&row.direction),
+            plain(&row.rule),
+            (row.action.clone(), Colour::Warn),
+            plain(if row.shadow.is_empty() { "(no more)" } else { &row.shadow }),
+            (would_be_refused(row).to_string(), Colour::Bad),
+            plain(&last_seen(row)),
+        ]);
+    }
+    let mut out = table.text(colours);
+    let times: u64 = rows.iter().map(would_be_refused).sum();
+    let sites: BTreeSet<&str> = rows.iter().map(site).collect();
+    let sites: Vec<&str> = sites.into_iter().collect();
+    let _ = writeln!(
+        out,
+        "\nthe shadow profile would have refused {times} that went through; sites that would break: {}",
+        sites.join(", ")
+    );
+    for row in rows {
+        meaning(&mut out, row, colours);
+        for example in &row.examples {
+            seen(&mut out, example, colours);
+        }
+    }
+    out
+}
+
+/// Which sites' findings no shadow profile judges: what they would break is not known.
+fn unjudged(rows: &[FindingRow]) -> Option<String> {
+    let unjudged = rows.iter().filter(|row| row.shadow.is_empty() && row.action != "refuse");
+    let sites: BTreeSet<&str> = unjudged.map(site).collect();
+    let named: Vec<&str> = sites.iter().copied().take(SITES_NAMED).collect();
+    let more = match sites.len().saturating_sub(named.len()) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!sites.is_empty()).then(|| {
+        format!(
+            "no shadow profile judges the heads of {}{more}; set shadow = \"reject\" under [headers], \
+             or in the site's headers, then reload and let traffic run",
+            named.join(", ")
+        )
+    })
+}
+
+fn last_seen(row: &FindingRow) -> String {
+    let latest = row.examples.iter().map(|example| example.last_seen_unix).max();
+    let time = latest.and_then(|latest| OffsetDateTime::from_unix_timestamp(latest).ok());
+    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
 fn site(row: &FindingRow) -> &str {
     if row.site.is_empty() { "(none)" } else { &row.site }
 }
 
-fn example(out: &mut String, row: &FindingRow, colours: bool) {
-    let quiet = |text: &str| paint(text, Colour::Quiet, colours);
-    let clean = |text: &str| paint(text, Colour::Plain, false);
+fn meaning(out: &mut String, row: &FindingRow, colours: bool) {
     let section =
         if row.section.is_empty() { String::new() } else { format!(" ({})", row.section) };
-    let _ =
-        writeln!(out, "\n{} {} {}: {}{section}", site(row), row.direction, row.rule, row.explain);
+    let name = paint(site(row), Colour::Plain, colours);
+    let _ = writeln!(out, "\n{name} {} {}: {}{section}", row.direction, row.rule, row.explain);
     let _ = writeln!(out, "    what to do: {}", row.remedy);
-    let Some(example) = row.examples.first() else { return };
+}
+
+fn seen(out: &mut String, example: &FindingExample, colours: bool) {
+    let quiet = |text: &str| paint(text, Colour::Quiet, colours);
+    let clean = |text: &str| paint(text, Colour::Plain, false);
     let field = match example.field.as_str() {
         "" => String::new(),
         field => format!("{}: ", clean(field)),
@@ -111,16 +212,16 @@ fn example(out: &mut String, row: &FindingRow, colours: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::FindingExample;
 
-    #[test]
-    fn findings_come_with_an_example_each() {
-        let row = FindingRow {
-            site: "shop".into(),
+    fn row(site: &str, action: &str, shadow_refused: u64) -> FindingRow {
+        FindingRow {
+            site: site.into(),
             direction: "response".into(),
             rule: "obs-fold".into(),
-            action: "repair".into(),
+            action: action.into(),
             count: 12,
+            shadow_refused,
+            shadow: if shadow_refused > 0 { "reject".into() } else { String::new() },
             section: "RFC 9112 5.2".into(),
             explain: "a folded line".into(),
             remedy: "send it in one line".into(),
@@ -129,22 +230,50 @@ mod tests {
                 excerpt: "b\u{7}".into(),
                 request_line: "GET /".into(),
                 request_id: "1f".into(),
+                last_seen_unix: 1_795_408_200,
                 ..FindingExample::default()
             }],
-            ..FindingRow::default()
-        };
-        let text = text(&[row], false);
-        assert!(
-            text.contains(
-                "shop  response   obs-fold  repair     12               0            12\n"
-            ),
-            "{text}"
+        }
+    }
+
+    #[track_caller]
+    fn holds(text: &str, part: &str) {
+        assert!(text.contains(part), "{text}");
+    }
+
+    #[test]
+    fn findings_come_with_an_example_each() {
+        let text = text(&[row("shop", "repair", 0)], false);
+        holds(&text, "shop  response   obs-fold  repair     12               0            12\n");
+        holds(&text, "\"reject\" would refuse 12 that");
+        holds(&text, "shop response obs-fold: a folded line (RFC 9112 5.2)\n");
+        holds(&text, "    example: x-a: b?\n    seen with: GET /, request 1f\n");
+    }
+
+    #[test]
+    fn what_would_break_is_listed_by_site_and_rule() {
+        let rows = [row("blog", "note", 3), row("shop", "repair", 4)];
+        let text = would_refuse(&rows, false);
+        holds(
+            &text,
+            "shop  response   obs-fold  repair  reject             4  2026-11-23T04:30:00Z\n",
         );
-        assert!(text.contains("\"reject\" would refuse 12 that"), "{text}");
-        assert!(text.contains("shop response obs-fold: a folded line (RFC 9112 5.2)\n"));
-        assert!(
-            text.contains("    example: x-a: b?\n    seen with: GET /, request 1f\n"),
-            "{text}"
+        holds(
+            &text,
+            "would have refused 7 that went through; sites that would break: blog, shop\n",
         );
+        holds(&text, "    example: x-a: b?\n    seen with: GET /, request 1f\n");
+    }
+
+    #[test]
+    fn what_is_refused_already_breaks_nothing_more() {
+        assert_eq!(would_be_refused(&row("shop", "refuse", 4)), 0);
+        assert_eq!(unjudged(&[row("shop", "refuse", 4), row("blog", "note", 3)]), None);
+    }
+
+    #[test]
+    fn it_is_said_which_sites_have_no_shadow_profile() {
+        let told = unjudged(&[row("shop", "repair", 0), row("blog", "note", 3)]).unwrap();
+        holds(&told, "the heads of shop; set shadow = \"reject\"");
     }
 }

@@ -48,10 +48,12 @@ pub(super) fn read(section: &mut Section<'_>, version: Version) -> Options {
         match field.role() {
             Role::Connection => named.read(&text, field, &mut section.judge),
             Role::Te => options.te_trailers |= field.value(&text).eq_ignore_ascii_case(b"trailers"),
-            Role::Expect if expects(&text, field, section, version) => {
-                options.expects_continue = true;
+            Role::Expect if !expects(&text, field, section, version) => expects_other = true,
+            Role::Expect if options.expects_continue => {
+                section.judge.find(Rule::ExpectInvalid, b"expect", field.value(&text));
+                expects_other = true;
             }
-            Role::Expect => expects_other = true,
+            Role::Expect => options.expects_continue = true,
             Role::Upgrade => upgrades = true,
             _ => {}
         }
@@ -64,8 +66,12 @@ pub(super) fn read(section: &mut Section<'_>, version: Version) -> Options {
             field.keeping = Keeping::Hop;
         }
     }
-    if expects_other && !options.expects_continue {
-        fields.retain(|field| field.role() != Role::Expect);
+    if expects_other {
+        let mut stays = options.expects_continue;
+        fields.retain(|field| match field.role() {
+            Role::Expect => is_continue(field.value(&text)) && std::mem::take(&mut stays),
+            _ => true,
+        });
     }
     if upgrades {
         options.upgrade = upgrade(&text, &fields, section, (version, named.upgrade));
@@ -158,9 +164,13 @@ fn expects(text: &[u8], field: Field, section: &mut Section<'_>, version: Versio
     if version == Version::H10 {
         return false;
     }
-    if value.eq_ignore_ascii_case(b"100-continue") && has_content {
+    if is_continue(value) && has_content {
         return true;
     }
     section.judge.find(Rule::ExpectInvalid, b"expect", value);
     false
+}
+
+fn is_continue(value: &[u8]) -> bool {
+    value.eq_ignore_ascii_case(b"100-continue")
 }

@@ -144,11 +144,18 @@ const HEAD_BYTES_CEILING: usize = 64 << 20;
 
 type Actions = [[Action; Rule::ALL.len()]; 2];
 
+/// What is judged at the same time and not enforced.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Shadow {
+    profile: Profile,
+    actions: Actions,
+}
+
 /// How heads are judged: an action for each rule and direction, and the limits.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Policy {
     actions: Actions,
-    shadow: Option<Actions>,
+    shadow: Option<Shadow>,
     head_bytes_max: usize,
     fields_max: usize,
 }
@@ -170,7 +177,9 @@ impl Policy {
         }
         Ok(Policy {
             actions: actions(spec.requests, spec.responses, &spec.rules),
-            shadow: spec.shadow.map(|profile| actions(profile, profile, &spec.rules)),
+            shadow: spec
+                .shadow
+                .map(|profile| Shadow { profile, actions: actions(profile, profile, &spec.rules) }),
             head_bytes_max: spec.head_bytes_max.min(HEAD_BYTES_CEILING),
             fields_max: spec.fields_max,
         })
@@ -185,7 +194,12 @@ impl Policy {
     pub fn shadow_refuses(&self, rule: Rule, direction: Direction) -> bool {
         self.shadow
             .as_ref()
-            .is_some_and(|actions| actions[direction as usize][rule as usize] == Action::Refuse)
+            .is_some_and(|it| it.actions[direction as usize][rule as usize] == Action::Refuse)
+    }
+
+    /// The profile that is judged at the same time and not enforced.
+    pub fn shadow(&self) -> Option<Profile> {
+        self.shadow.as_ref().map(|shadow| shadow.profile)
     }
 
     /// A finding made outside of a head: of a body, a chunk, bytes after a message's end. `bytes`

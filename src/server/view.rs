@@ -19,6 +19,7 @@ use crate::listener::backlog;
 use crate::metrics::{FindingCount, ListenerGauge, QueueName, UpstreamGauges};
 use crate::proxy::{Live, Proxy, SiteState};
 use crate::reload::{Dated, Reloader};
+use crate::screen::Profile;
 use crate::sites::Site;
 use crate::upstream::EndpointSummary;
 use crate::upstream::balance::Standing;
@@ -158,7 +159,18 @@ impl View for Told {
     }
 
     fn findings(&self) -> Vec<FindingRow> {
-        self.proxy.findings.report().into_iter().map(finding_row).collect()
+        let live = self.proxy.live();
+        let shadows: HashMap<&str, Profile> = (live.snapshot.sites.all().iter())
+            .filter_map(|site| Some((site.id.as_str(), site.screening.shadow()?)))
+            .collect();
+        let row = |count: findings::FindingCount| {
+            let shadow = match &count.site {
+                Some(site) => shadows.get(site.as_str()).copied(),
+                None => live.snapshot.screening.shadow(),
+            };
+            finding_row(count, shadow)
+        };
+        self.proxy.findings.report().into_iter().map(row).collect()
     }
 
     fn reloads(&self) -> Vec<ReloadRow> {
@@ -315,7 +327,7 @@ fn certificate_row(summary: crate::certs::Summary) -> CertificateRow {
     }
 }
 
-fn finding_row(count: findings::FindingCount) -> FindingRow {
+fn finding_row(count: findings::FindingCount, shadow: Option<Profile>) -> FindingRow {
     let unix = |seconds| i64::try_from(seconds).unwrap_or(i64::MAX);
     let example = |example: findings::Example| FindingExample {
         first_seen_unix: unix(example.first_seen),
@@ -335,6 +347,7 @@ fn finding_row(count: findings::FindingCount) -> FindingRow {
         action: count.action.label().to_owned(),
         count: count.count,
         shadow_refused: count.shadow_refused,
+        shadow: shadow.map_or_else(String::new, |profile| profile.label().to_owned()),
         section: count.rule.section().to_owned(),
         explain: count.rule.explain().to_owned(),
         remedy: count.rule.remedy().to_owned(),

@@ -20,5 +20,6 @@ mod operator;
 mod outside;
 mod refusals;
 mod reload;
+mod screening;
 mod timeouts;
 mod truncation;

@@ -240,7 +240,8 @@ impl Edge {
     /// Runs `sluss COMMAND -c FILE`: exit code, and what it printed.
     pub fn command(&self, command: &str) -> (i32, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_sluss"))
-            .args([command, "-c"])
+            .args(command.split(' '))
+            .arg("-c")
             .arg(self.setup.path("sluss.toml"))
             .output()
             .unwrap();
