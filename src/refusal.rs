@@ -18,6 +18,9 @@ pub enum Refusal {
     /// The client's address holds as many connections to the site as it may.
     #[error("the client holds as many connections to the site as it may")]
     ClientConnectionLimit,
+    /// The site holds as many connections as it may.
+    #[error("the site holds as many connections as it may")]
+    SiteConnectionLimit,
     /// A trusted network sent no, or a malformed, PROXY protocol header.
     #[error("the PROXY protocol header is missing or malformed")]
     ProxyHeader,
@@ -139,6 +142,7 @@ impl Refusal {
     pub const ALL: &[Refusal] = &[
         Refusal::ConnectionLimit,
         Refusal::ClientConnectionLimit,
+        Refusal::SiteConnectionLimit,
         Refusal::ProxyHeader,
         Refusal::HelloTimeout,
         Refusal::HelloMalformed,
@@ -178,6 +182,7 @@ impl Refusal {
         match self {
             Refusal::ConnectionLimit => "connection-limit",
             Refusal::ClientConnectionLimit => "client-connection-limit",
+            Refusal::SiteConnectionLimit => "site-connection-limit",
             Refusal::ProxyHeader => "proxy-header",
             Refusal::HelloTimeout => "hello-timeout",
             Refusal::HelloMalformed => "hello-malformed",
@@ -242,6 +247,7 @@ impl Refusal {
             | Refusal::UpstreamBodyTimeout => Side::Upstream,
             Refusal::ConnectionLimit
             | Refusal::ClientConnectionLimit
+            | Refusal::SiteConnectionLimit
             | Refusal::NoCertificate
             | Refusal::HandshakeQueueFull
             | Refusal::HandshakeDeadline
@@ -259,6 +265,7 @@ impl Refusal {
         match self {
             Refusal::ConnectionLimit
             | Refusal::ClientConnectionLimit
+            | Refusal::SiteConnectionLimit
             | Refusal::ProxyHeader
             | Refusal::HelloTimeout
             | Refusal::HelloMalformed
@@ -305,6 +312,7 @@ impl Refusal {
             | Refusal::UpstreamHeadMalformed => false,
             Refusal::ConnectionLimit
             | Refusal::ClientConnectionLimit
+            | Refusal::SiteConnectionLimit
             | Refusal::ProxyHeader
             | Refusal::HelloTimeout
             | Refusal::HelloMalformed

@@ -162,8 +162,12 @@ pub struct PriorityRule {
 pub struct SiteLimits {
     /// Requests at the endpoints at one time, instead of `queues.in_flight`.
     pub in_flight: Option<u32>,
+    /// Connections to the site, by server name.
+    pub connections: Option<u32>,
     /// Connections from one client address.
     pub connections_per_client: Option<u32>,
+    /// New connections a second, resumed ones as well.
+    pub handshakes_per_second: Option<u32>,
     /// Requests a second, the whole site.
     pub requests_per_second: Option<u32>,
     /// Bytes of a request body.

@@ -4,14 +4,14 @@
 //! [`HandshakeQueue`] is one for the process: serving threads push, handshake threads pull.
 //! [`RequestGate`] is one for each site: a limit of requests at the endpoints, fixed or found by
 //! [`gradient`], and a queue by class in front of it. [`rate`] caps what comes in a second,
-//! [`clients`] what one client address holds. Nothing here knows a socket, a site's
+//! [`connections`] what a site and one client address hold. Nothing here knows a socket, a site's
 //! configuration or a metric: the caller hands in numbers and reads [`QueueState`].
 //!
 //! What always holds: who waits has an entry in exactly one queue, and leaves it by its turn, by a
 //! refusal, or by dropping its future; a permit is a value, and whoever drops it gives it back.
 
 mod adaptation;
-pub mod clients;
+pub mod connections;
 pub mod gradient;
 pub mod handshakes;
 pub mod rate;
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub use clients::ClientConnections;
+pub use connections::{ConnectionLimits, SiteConnections};
 pub use handshakes::{Entry, HandshakeLimits, HandshakeQueue, Waiting};
 pub use rate::Rate;
 pub use requests::{Permit, RequestGate, RequestLimits};

@@ -50,7 +50,14 @@ pub const KEYS: &[Section] = &[
     },
     Section {
         name: "limits",
-        keys: &["in_flight", "connections_per_client", "requests_per_second", "max_body"],
+        keys: &[
+            "in_flight",
+            "connections",
+            "connections_per_client",
+            "handshakes_per_second",
+            "requests_per_second",
+            "max_body",
+        ],
     },
     Section { name: "tls", keys: &["min_version", "client_ca"] },
 ];
@@ -326,7 +333,9 @@ fn read_limits(table: &Table<'_>) -> SiteLimits {
     let body = table.value("max_body").and_then(|value| value.size(0..=1 << 50));
     SiteLimits {
         in_flight: count("in_flight"),
+        connections: count("connections"),
         connections_per_client: count("connections_per_client"),
+        handshakes_per_second: count("handshakes_per_second"),
         requests_per_second: count("requests_per_second"),
         max_body: body.filter(|limit| *limit > 0),
     }

@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use super::handshake::{Handshaken, Waiting};
 use super::request::Handler;
 use super::{ConnectionSlot, Live, Thread, certificate};
-use crate::admission::Entry;
-use crate::admission::clients::ClientConnection;
+use crate::admission::connections::SiteConnection;
+use crate::admission::{ConnectionLimits, Entry};
 use crate::downstream::{self, Transport};
 use crate::listener::{kernel, proxy_protocol};
 use crate::metrics::{ConnectionGauge, ConnectionState};
@@ -30,8 +30,8 @@ pub struct Holding {
     pub slot: ConnectionSlot,
     /// Where it stands, for the metrics.
     pub gauge: ConnectionGauge,
-    /// Its place among the client's connections to the site.
-    pub client: Option<ClientConnection>,
+    /// Its place among the site's connections, where they are bounded.
+    pub place: Option<SiteConnection>,
 }
 
 /// What a listener hands over.
@@ -48,7 +48,7 @@ pub struct Arrival {
 pub async fn arrive(thread: Rc<Thread>, arrival: Arrival) {
     let Arrival { stream, client, slot } = arrival;
     let gauge = thread.proxy.metrics.connection(ConnectionState::Accepted);
-    let mut holding = Holding { slot, gauge, client: None };
+    let mut holding = Holding { slot, gauge, place: None };
     let mut socket = match introduce(&thread, stream, client).await {
         Ok(socket) => socket,
         Err(refusal) => return turned_away(&thread, refusal),
@@ -114,7 +114,7 @@ fn queue(thread: &Rc<Thread>, socket: Socket, hello: hello::ClientHello, mut hol
             return refused(thread, hello.server_name.as_ref(), refusal);
         }
     };
-    holding.client = place.client;
+    holding.place = place.held;
     holding.gauge.set(ConnectionState::Queued);
     let waiting = match Waiting::park(socket, hello.server_name, holding, thread.number) {
         Ok(waiting) => waiting,
@@ -137,7 +137,7 @@ struct Place {
     customer: CustomerId,
     weight: u32,
     cost: u32,
-    client: Option<ClientConnection>,
+    held: Option<SiteConnection>,
 }
 
 fn admissible(live: &Live, socket: &Socket, hello: &hello::ClientHello) -> Result<Place, Refusal> {
@@ -154,16 +154,18 @@ fn admissible(live: &Live, socket: &Socket, hello: &hello::ClientHello) -> Resul
     let Some((site, state)) = site else {
         let customer =
             CustomerId::parse(UNKNOWN_CUSTOMER).map_err(|_| Refusal::UnknownServerName)?;
-        return Ok(Place { customer, weight: 1, cost, client: None });
+        return Ok(Place { customer, weight: 1, cost, held: None });
     };
-    let client = match site.limits.connections_per_client {
-        None => None,
-        Some(max) => {
-            let entered = state.clients.enter(socket.client.ip(), max);
-            Some(entered.ok_or(Refusal::ClientConnectionLimit)?)
-        }
+    let limits = ConnectionLimits {
+        all: site.limits.connections,
+        per_client: site.limits.connections_per_client,
     };
-    Ok(Place { customer: site.customer.clone(), weight: site.weight, cost, client })
+    let held = state.connections.enter(socket.client.ip(), limits)?;
+    // Last: what is refused for another reason takes nothing of the rate.
+    if let Some(rate) = &state.handshake_rate {
+        rate.take(Instant::now()).map_err(|_| Refusal::HandshakeRate)?;
+    }
+    Ok(Place { customer: site.customer.clone(), weight: site.weight, cost, held })
 }
 
 /// What the handshake will cost, microseconds of a core, as far as the hello tells.
@@ -211,7 +213,7 @@ async fn redirect(thread: Rc<Thread>, socket: Socket, holding: Holding) {
 pub async fn arrive_plain(thread: Rc<Thread>, arrival: Arrival, https_port: u16) {
     let Arrival { stream, client, slot } = arrival;
     let gauge = thread.proxy.metrics.connection(ConnectionState::Accepted);
-    let holding = Holding { slot, gauge, client: None };
+    let holding = Holding { slot, gauge, place: None };
     match introduce(&thread, stream, client).await {
         Ok(socket) => serve_plain(thread, socket, holding, https_port).await,
         Err(refusal) => turned_away(&thread, refusal),

@@ -23,7 +23,7 @@ use arc_swap::ArcSwap;
 
 use crate::accesslog::AccessLog;
 use crate::admission::{
-    ClientConnections, HandshakeLimits, HandshakeQueue, Rate, RequestGate, RequestLimits,
+    HandshakeLimits, HandshakeQueue, Rate, RequestGate, RequestLimits, SiteConnections,
 };
 use crate::config::Snapshot;
 use crate::findings::FindingsStore;
@@ -67,8 +67,10 @@ pub struct SiteState {
     pub metrics: Arc<SiteMetrics>,
     /// `limits.requests_per_second`.
     pub request_rate: Option<Arc<Rate>>,
-    /// Connections of each client address.
-    pub clients: Arc<ClientConnections>,
+    /// `limits.handshakes_per_second`.
+    pub handshake_rate: Option<Arc<Rate>>,
+    /// Its connections, where they are bounded.
+    pub connections: Arc<SiteConnections>,
 }
 
 impl Proxy {
@@ -186,17 +188,24 @@ impl SiteState {
             gate,
             upstream: Arc::new(Upstream::new(&site.upstream, upstream)),
             metrics,
-            request_rate: request_rate(site, before),
-            clients: before.map_or_else(Arc::default, |before| before.clients.clone()),
+            request_rate: rate(
+                site.limits.requests_per_second,
+                before.and_then(|before| before.request_rate.as_ref()),
+            ),
+            handshake_rate: rate(
+                site.limits.handshakes_per_second,
+                before.and_then(|before| before.handshake_rate.as_ref()),
+            ),
+            connections: before.map_or_else(Arc::default, |before| before.connections.clone()),
         }
     }
 }
 
-/// The site's bound on requests a second, with what was taken of it before a reload. A burst of
+/// A site's bound on what comes in a second, with what was taken of it before a reload. A burst of
 /// one second's worth passes.
-fn request_rate(site: &Site, before: Option<&SiteState>) -> Option<Arc<Rate>> {
-    let per_second = site.limits.requests_per_second?;
-    if let Some(rate) = before.and_then(|before| before.request_rate.as_ref()) {
+fn rate(per_second: Option<u32>, before: Option<&Arc<Rate>>) -> Option<Arc<Rate>> {
+    let per_second = per_second?;
+    if let Some(rate) = before {
         rate.reconfigure(per_second, per_second);
         return Some(rate.clone());
     }

@@ -4,7 +4,8 @@
 use std::io::{Read as _, Write as _};
 
 use crate::support::origin::{ok, serve};
-use crate::support::{Edge, End, Origin, eventually, get};
+use crate::support::websocket::{self, BINARY, CLOSE, TEXT};
+use crate::support::{Edge, End, Origin, eventually, get, pattern};
 
 #[test]
 fn a_connection_serves_one_request_after_another() {
@@ -180,6 +181,35 @@ fn an_upgrade_becomes_a_tunnel_both_ways() {
     }
     drop(client);
     eventually("the end of the tunnel at the site", || origin.ended() == 1);
+}
+
+#[test]
+fn a_websocket_carries_messages_both_ways() {
+    let origin = Origin::scripted(|mut connection| {
+        let request = connection.head().unwrap();
+        websocket::echo(&mut connection, &request);
+    });
+    let edge = Edge::before(origin.url());
+    let mut client = edge.connect("a.test");
+    let switched = client.ask(
+        "GET /chat HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    assert_eq!(switched.status(), 101);
+    // Key and answer are those of RFC 6455 1.3.
+    assert_eq!(switched.field("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    let mask = Some([0x37, 0xfa, 0x21, 0x3d]);
+    let long = pattern(100_000);
+    let messages = [(TEXT, &b"Hello"[..]), (BINARY, &long), (TEXT, b""), (CLOSE, &[3, 232])];
+    for (kind, payload) in messages {
+        client.send(websocket::frame(kind, payload, mask));
+        assert!(websocket::take(&mut client) == Some((kind, payload.to_vec())));
+    }
+    eventually("the end of the tunnel at the site", || origin.ended() == 1);
+    client.half_close();
+    assert_eq!(client.end(), End::ClosedEarly);
+    let line = edge.logged("its line", |line| line["url.path"] == "/chat");
+    assert_eq!(line["http.response.status_code"], 101);
 }
 
 #[test]

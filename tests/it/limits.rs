@@ -70,6 +70,45 @@ fn one_client_holds_no_more_connections_than_it_may() {
 }
 
 #[test]
+fn a_site_holds_no_more_connections_than_it_may() {
+    let origin = Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let edge = Setup::default()
+        .site_with("a.test", origin.url(), "limits = { connections = 2 }")
+        .site("b.test", origin.url())
+        .start();
+    let (first, _second) = (edge.connect("a.test"), edge.connect("a.test"));
+    assert!(edge.try_connect(ServerNameSent::Name("a.test")).is_err(), "the third");
+    assert_eq!(edge.get("b.test", "/").status(), 200, "another site has its own");
+    eventually("it is counted", || {
+        edge.metric("sluss_refused_total", &["a.test", "site-connection-limit"]) == 1.0
+    });
+    drop(first);
+    eventually("the place is free again", || {
+        edge.try_connect(ServerNameSent::Name("a.test")).is_ok()
+    });
+}
+
+#[test]
+fn more_new_connections_a_second_than_allowed_are_reset() {
+    let origin = Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let edge = Setup::default()
+        .site_with("a.test", origin.url(), "limits = { handshakes_per_second = 3 }")
+        .site("b.test", origin.url())
+        .start();
+    let connect = || edge.try_connect(ServerNameSent::Name("a.test"));
+    let mut first = connect().expect("the first of a burst");
+    let refused = (0..50).filter(|_| connect().is_err()).count();
+    assert!(refused > 0, "the burst is three, and another one a third of a second later");
+    eventually("each is counted", || {
+        let labels = ["a.test", "handshake-rate"];
+        edge.metric("sluss_refused_total", &labels) == refused as f64
+    });
+    assert_eq!(first.ask(get("a.test", "/")).status(), 200, "who is in stays in");
+    assert_eq!(edge.get("b.test", "/").status(), 200, "another site has its own");
+    eventually("later ones are let in", || connect().is_ok());
+}
+
+#[test]
 fn more_requests_a_second_than_allowed_are_429s() {
     let origin = Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     let edge = limited(&origin, "requests_per_second = 2");

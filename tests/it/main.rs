@@ -11,6 +11,7 @@ mod admission;
 mod bodies;
 mod doors;
 mod drain;
+mod encrypted;
 mod failover;
 mod floods;
 mod http1;

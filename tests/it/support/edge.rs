@@ -79,7 +79,10 @@ impl Setup {
     }
 
     fn write_site(&self, host: &str, upstream: &str, more: &str) {
-        let text = format!("hosts = [\"{host}\"]\nupstreams = [\"{upstream}\"]\n{more}\n");
+        // A URL, or an inline table that has it.
+        let quote = if upstream.starts_with('{') { "" } else { "\"" };
+        let upstreams = format!("[{quote}{upstream}{quote}]");
+        let text = format!("hosts = [\"{host}\"]\nupstreams = {upstreams}\n{more}\n");
         self.write(&format!("sites/{}.toml", stem(host)), &text);
     }
 

@@ -13,9 +13,9 @@ use hyper::client::conn::http2::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::authority::authority;
+use super::authority::{Authority, authority};
 use super::edge::Edge;
 
 /// A request's body.
@@ -59,6 +59,16 @@ pub fn url(host: &str, path: &str) -> String {
 /// Listens for HTTP/2 without TLS and answers each request with its own body, trailers included,
 /// piece by piece as it comes. Returns its `h2c://` URL.
 pub fn h2c_echo() -> String {
+    format!("h2c://{}", http2_echo(None))
+}
+
+/// The same over TLS, as `localhost`. Returns its `h2://` URL.
+pub fn h2_echo(authority: &Authority) -> String {
+    let config = authority.server("localhost", "h2");
+    format!("h2://localhost:{}", http2_echo(Some(Arc::new(config).into())).port())
+}
+
+fn http2_echo(tls: Option<TlsAcceptor>) -> SocketAddr {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -75,9 +85,16 @@ pub fn h2c_echo() -> String {
                     Ok::<_, Infallible>(response.body(request.into_body()).unwrap())
                 });
                 let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                tokio::spawn(builder.serve_connection(TokioIo::new(stream), answer));
+                let Some(tls) = tls.clone() else {
+                    tokio::spawn(builder.serve_connection(TokioIo::new(stream), answer));
+                    continue;
+                };
+                tokio::spawn(async move {
+                    let stream = tls.accept(stream).await.map_err(|_| ())?;
+                    builder.serve_connection(TokioIo::new(stream), answer).await.map_err(|_| ())
+                });
             }
         });
     });
-    format!("h2c://{address}")
+    address
 }

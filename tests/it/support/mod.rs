@@ -7,6 +7,7 @@ pub mod frames;
 pub mod http2;
 pub mod origin;
 pub mod tools;
+pub mod websocket;
 pub mod wire;
 
 use std::thread;

@@ -1,12 +1,15 @@
 //! Site servers that do what a script says.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use rustls::{ServerConnection, StreamOwned};
+
 use super::PATIENCE;
+use super::authority::Authority;
 use super::wire::{Message, Wire};
 
 /// One connection from the edge.
@@ -71,6 +74,18 @@ impl Origin {
         Origin::answering(move |_| answer)
     }
 
+    /// The same over TLS, as `localhost`; see [`Origin::tls_url`].
+    pub fn encrypted<B: AsRef<[u8]>>(
+        authority: &Authority,
+        answer: impl Fn(&Message) -> B + Send + Sync + 'static,
+    ) -> Origin {
+        let config = Arc::new(authority.server("localhost", "http/1.1"));
+        Origin::scripted(move |connection| {
+            let session = ServerConnection::new(config.clone()).unwrap();
+            serve(Wire::new(StreamOwned::new(session, connection.stream)), &answer);
+        })
+    }
+
     /// Answers with the request as it came: its head, and its body behind it.
     pub fn echo() -> Origin {
         Origin::answering(echo)
@@ -84,6 +99,11 @@ impl Origin {
     /// For `upstreams`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// The same for one that speaks TLS.
+    pub fn tls_url(&self) -> String {
+        format!("https://localhost:{}", self.address.port())
     }
 
     /// Connections so far.
@@ -115,7 +135,10 @@ impl Drop for Origin {
 }
 
 /// Answers requests until the edge closes.
-pub fn serve<B: AsRef<[u8]>>(mut connection: Connection, answer: &impl Fn(&Message) -> B) {
+pub fn serve<S: Read + Write, B: AsRef<[u8]>>(
+    mut connection: Wire<S>,
+    answer: &impl Fn(&Message) -> B,
+) {
     while let Some(request) = connection.request() {
         if connection.try_send(answer(&request)).is_err() {
             return;

@@ -174,7 +174,8 @@ impl<S: Read + Write> Wire<S> {
         }
     }
 
-    fn body(&mut self, mut message: Message) -> Message {
+    /// Takes the body behind a head.
+    pub fn body(&mut self, mut message: Message) -> Message {
         if message.field("transfer-encoding").is_some() {
             message.end = self.chunked(&mut message).err().unwrap_or(End::Whole);
         } else if let Some(length) = message.field("content-length") {
