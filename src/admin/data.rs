@@ -42,6 +42,8 @@ pub struct Gathered {
     pub listeners: Vec<ListenerGauge>,
     /// `ListenOverflows` of the network namespace.
     pub listen_overflows: u64,
+    /// Connections that full accept queues of this edge have lost since its start.
+    pub overflows_own: u64,
     /// `ListenDrops` of the network namespace.
     pub listen_drops: u64,
     /// The handshake queue; what it let out is taken from the metrics.

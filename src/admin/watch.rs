@@ -263,7 +263,7 @@ fn sample(gathered: &Gathered, totals: &Totals, process: &ProcessSample) -> Samp
     });
     Sample {
         accept_queues: accept.collect(),
-        listen_overflows: gathered.listen_overflows,
+        overflows: gathered.overflows_own,
         queues,
         age_alarm: gathered.age_alarm,
         handshakes_refused: totals.queue_refused(QueueName::Handshake),

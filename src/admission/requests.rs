@@ -20,7 +20,7 @@
 //! A waiter's answer travels in a channel made for it. A permit is inside the answer: whoever drops
 //! the channel, at whatever moment, drops the permit, which gives its place to the next.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,7 @@ pub struct RequestGate {
     in_flight: AtomicU32,
     limit: AtomicU32,
     waiting: AtomicUsize,
+    granted: AtomicU64,
     adapts: AtomicBool,
     adaptation: Adaptation,
     line: Mutex<FairQueue<Class, Answer>>,
@@ -69,6 +70,7 @@ impl RequestGate {
             in_flight: AtomicU32::new(0),
             limit: AtomicU32::new(LIMIT_INITIAL),
             waiting: AtomicUsize::new(0),
+            granted: AtomicU64::new(0),
             adapts: AtomicBool::new(true),
             adaptation: Adaptation::new(),
             line: Mutex::new(FairQueue::new(of_line(limits))),
@@ -132,6 +134,12 @@ impl RequestGate {
     /// Whether anybody waits: one look, without the queue's lock.
     pub fn is_contended(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Requests that waited and were let in, since the gate was made: stands still while nobody
+    /// moves, whatever is refused meanwhile.
+    pub fn granted(&self) -> u64 {
+        self.granted.load(Ordering::Relaxed)
     }
 
     /// Requests at the endpoints now.
@@ -205,6 +213,7 @@ impl RequestGate {
                 match left.why {
                     Why::Turn => {
                         place = InTransit::None;
+                        self.granted.fetch_add(1, Ordering::Relaxed);
                         answers.push((left.item, Ok(Permit { gate: self.clone() })));
                     }
                     Why::Gone => {}

@@ -26,8 +26,8 @@ const RESOURCE_PERCENT: u64 = 90;
 pub struct Sample {
     /// The kernel's accept queues.
     pub accept_queues: Vec<AcceptQueue>,
-    /// `ListenOverflows` of the network namespace.
-    pub listen_overflows: u64,
+    /// Connections that full accept queues of this edge have lost since its start.
+    pub overflows: u64,
     /// The handshake queue, and each site's request queue in which something waits.
     pub queues: Vec<QueueSample>,
     /// `queues.age_alarm`.
@@ -102,7 +102,7 @@ pub(super) struct Condition {
 /// What the conditions remember.
 #[derive(Default)]
 pub(super) struct Memory {
-    overflows: Option<u64>,
+    overflows: u64,
     dropped: Option<u64>,
     /// Queues with entries, what they had let out when that last changed, and when that was.
     moved: BTreeMap<(&'static str, Option<String>), (u64, Instant)>,
@@ -145,9 +145,8 @@ fn accept(found: &mut Vec<Condition>, memory: &mut Memory, sample: &Sample) {
             found.push(about(Alarm::AcceptQueue, &queue.listener, detail));
         }
     }
-    // What was counted before the edge started is not its doing.
-    let before = memory.overflows.replace(sample.listen_overflows);
-    let new = sample.listen_overflows.saturating_sub(before.unwrap_or(sample.listen_overflows));
+    let before = std::mem::replace(&mut memory.overflows, sample.overflows);
+    let new = sample.overflows.saturating_sub(before);
     if new > 0 {
         let detail = format!("{new} new connections dropped in the last second");
         found.push(about(Alarm::AcceptOverflow, "", detail));

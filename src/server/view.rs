@@ -34,7 +34,15 @@ pub struct Told {
     reloader: Arc<Reloader>,
     asks: mpsc::Sender<Ask>,
     listeners: Mutex<Vec<Arc<Listener>>>,
+    overflows: Mutex<Overflows>,
     serving: AtomicBool,
+}
+
+/// What full accept queues of this edge have lost, as far as it was read.
+#[derive(Default)]
+struct Overflows {
+    last: Option<backlog::Reading>,
+    total: u64,
 }
 
 impl Told {
@@ -45,6 +53,7 @@ impl Told {
             reloader: reloader.clone(),
             asks,
             listeners: Mutex::default(),
+            overflows: Mutex::default(),
             serving: AtomicBool::new(false),
         }
     }
@@ -63,19 +72,30 @@ impl Told {
         }
     }
 
-    fn listener_gauges(&self) -> Vec<ListenerGauge> {
+    /// The kernel's accept queues now, and how many connections full ones of ours have lost.
+    fn accept_queues(&self) -> (backlog::Reading, u64) {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let read = |listener: &Arc<Listener>| {
-            let name = listener.address.to_string();
-            let reading = backlog::read_listener(&name, &listener.socket).ok()?;
-            Some(ListenerGauge {
-                listener: name,
-                length: reading.length.into(),
-                limit: reading.limit.into(),
-                drops: reading.drops.into(),
-            })
+            backlog::read_listener(&listener.address.to_string(), &listener.socket).ok()
         };
-        listeners.iter().filter_map(read).collect()
+        let now = backlog::Reading {
+            listeners: listeners.iter().filter_map(read).collect(),
+            counters: backlog::read_counters().ok(),
+        };
+        let mut overflows = self.overflows.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = overflows.last.replace(now.clone()) {
+            overflows.total += backlog::overflows_between(&before, &now);
+        }
+        (now, overflows.total)
+    }
+}
+
+fn listener_gauge(reading: backlog::ListenerReading) -> ListenerGauge {
+    ListenerGauge {
+        listener: reading.listener,
+        length: reading.length.into(),
+        limit: reading.limit.into(),
+        drops: reading.drops.into(),
     }
 }
 
@@ -83,7 +103,8 @@ impl View for Told {
     fn gather(&self) -> Gathered {
         let live = self.proxy.live();
         let totals = self.proxy.metrics.totals();
-        let counters = backlog::read_counters().unwrap_or_default();
+        let (accept_queues, overflows_own) = self.accept_queues();
+        let counters = accept_queues.counters.unwrap_or_default();
         let certs = &live.snapshot.certs;
         let reports = self.reloader.history().reports;
         let last = reports.first().map(|dated| &dated.report);
@@ -96,7 +117,8 @@ impl View for Told {
             generation: live.snapshot.generation,
             sites: live.snapshot.sites.all().len(),
             certificates_loaded: certs.all().len(),
-            listeners: self.listener_gauges(),
+            listeners: accept_queues.listeners.into_iter().map(listener_gauge).collect(),
+            overflows_own,
             listen_overflows: counters.overflows,
             listen_drops: counters.drops,
             handshake_queue: queue_now(
@@ -208,8 +230,7 @@ fn waiting_requests(live: &Live) -> Vec<(String, QueueNow)> {
         if !state.gate.is_contended() {
             return None;
         }
-        let admitted = state.metrics.summary().requests;
-        Some((site.id.to_string(), queue_now(&state.gate.state(), admitted)))
+        Some((site.id.to_string(), queue_now(&state.gate.state(), state.gate.granted())))
     };
     live.sites().filter_map(queue).collect()
 }

@@ -8,6 +8,7 @@
 mod support;
 
 mod admission;
+mod alarms;
 mod bodies;
 mod doors;
 mod drain;

@@ -48,6 +48,7 @@ async fn a_freed_place_goes_to_who_waits_and_not_to_a_newcomer() {
     assert!(gate.try_enter().is_none());
     assert!(waiting.await.is_ok());
     assert_eq!((gate.in_flight(), gate.state().depth), (1, 0));
+    assert_eq!(gate.granted(), 1, "those who did not wait are no movement of the queue");
 }
 
 #[tokio::test(start_paused = true)]

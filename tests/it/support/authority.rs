@@ -9,6 +9,7 @@ use rcgen::{
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use time::{Duration, OffsetDateTime};
 
 /// The authority.
 pub struct Authority {
@@ -39,8 +40,11 @@ impl Authority {
     }
 
     fn certify(&self, hosts: &[String]) -> (Certificate, KeyPair) {
+        self.sign(hosts, CertificateParams::new(hosts.to_vec()).unwrap())
+    }
+
+    fn sign(&self, hosts: &[String], mut params: CertificateParams) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(hosts.to_vec()).unwrap();
         params.distinguished_name.push(rcgen::DnType::CommonName, hosts[0].clone());
         (params.signed_by(&key, &self.issuer).unwrap(), key)
     }
@@ -68,13 +72,15 @@ impl Authority {
 
     /// Writes a fresh certificate and its key into `folder`, as certbot names them.
     pub fn issue(&self, folder: &Path, hosts: &[String]) {
-        let (certificate, key) = self.certify(hosts);
-        std::fs::create_dir_all(folder).unwrap();
-        let private = folder.join("privkey.pem");
-        std::fs::write(&private, key.serialize_pem()).unwrap();
-        let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&private, owner_only).unwrap();
-        std::fs::write(folder.join("fullchain.pem"), certificate.pem()).unwrap();
+        write(folder, &self.certify(hosts));
+    }
+
+    /// The same for one that was issued long ago and ends so many days from now, or ago.
+    pub fn issue_until(&self, folder: &Path, hosts: &[String], days_left: i64) {
+        let mut params = CertificateParams::new(hosts.to_vec()).unwrap();
+        params.not_after = OffsetDateTime::now_utc() + Duration::days(days_left);
+        params.not_before = params.not_after - Duration::days(90);
+        write(folder, &self.sign(hosts, params));
     }
 
     /// For tools that want the authority as a file.
@@ -103,4 +109,14 @@ impl Authority {
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         config
     }
+}
+
+/// Writes a certificate and its key into `folder`, as certbot names them.
+fn write(folder: &Path, (certificate, key): &(Certificate, KeyPair)) {
+    std::fs::create_dir_all(folder).unwrap();
+    let private = folder.join("privkey.pem");
+    std::fs::write(&private, key.serialize_pem()).unwrap();
+    let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&private, owner_only).unwrap();
+    std::fs::write(folder.join("fullchain.pem"), certificate.pem()).unwrap();
 }

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -97,6 +98,11 @@ impl Setup {
         fs::write(self.path(path), text).unwrap();
     }
 
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     fn path(&self, path: &str) -> PathBuf {
         self.folder.path().join(path)
     }
@@ -116,10 +122,17 @@ impl Setup {
     #[track_caller]
     pub fn start(self) -> Edge {
         self.write_main();
+        let main = self.path("sluss.toml");
+        let main = main.to_str().expect("a temporary folder's name is text").to_owned();
+        self.launch(&["run", "-c", &main])
+    }
+
+    #[track_caller]
+    fn launch(self, arguments: &[&str]) -> Edge {
         let create = |name: &str| File::create(self.path(name)).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_sluss"))
-            .args(["run", "-c"])
-            .arg(self.path("sluss.toml"))
+            .args(arguments)
+            .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(create("stdout"))
             .stderr(create("stderr"))
@@ -156,6 +169,13 @@ impl Edge {
     #[track_caller]
     pub fn before(upstream: impl AsRef<str>) -> Edge {
         Setup::default().site("a.test", upstream).start()
+    }
+
+    /// The edge of `sluss demo --incident`, whose configuration is its own.
+    #[track_caller]
+    pub fn demo(incident: &str) -> Edge {
+        let ports = ["--https", "127.0.0.1:0", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        Setup::default().launch(&[&["demo", "--incident", incident], &ports[..]].concat())
     }
 
     /// A TLS connection with that server name.
@@ -223,6 +243,11 @@ impl Edge {
         fs::read_to_string(self.setup.path("stderr")).unwrap_or_default()
     }
 
+    /// What it printed on standard output.
+    pub fn printed(&self) -> String {
+        fs::read_to_string(self.setup.path("stdout")).unwrap_or_default()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
@@ -283,6 +308,19 @@ impl Edge {
         self.setup.issue(host, &[host]);
     }
 
+    /// The same with a certificate that ends so many days from now.
+    pub fn issue_until(&self, host: &str, days_left: i64) {
+        let folder = self.setup.path("certs").join(stem(host));
+        authority().issue_until(&folder, &[host.to_owned()], days_left);
+    }
+
+    /// Raises or lowers its bound of open descriptors.
+    pub fn limit_descriptors(&self, count: u64) {
+        let limits = Rlimit { current: Some(count), maximum: getrlimit(Resource::Nofile).maximum };
+        let pid = rustix::process::Pid::from_child(&self.child);
+        prlimit(Some(pid), Resource::Nofile, limits).unwrap();
+    }
+
     /// Writes a file below its folder.
     pub fn write(&self, path: &str, text: &str) {
         self.setup.write(path, text);
@@ -291,6 +329,11 @@ impl Edge {
     /// Its folder.
     pub fn folder(&self) -> &Path {
         self.setup.folder.path()
+    }
+
+    /// How many alarms of that kind stand.
+    pub fn alarms(&self, alarm: &str) -> f64 {
+        self.metric("sluss_alarm", &[&format!("alarm=\"{alarm}\"")])
     }
 
     /// Waits until a metric's sum satisfies the condition.

@@ -1,0 +1,201 @@
+//! Each alarm raised by its real cause within ten seconds, and over once the cause is gone.
+//!
+//! What takes a crowd - full queues, the kernel's among them - is in `incidents.rs`; a site whose
+//! server ends, in `failover.rs`.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::{Edge, Origin, Setup, eventually, get, wait_for};
+
+/// Events stand for a minute after the last one; the machine may be crowded.
+const MINUTES: Duration = Duration::from_secs(150);
+
+/// It stands within ten seconds, and log, API, health and command tell.
+#[track_caller]
+fn raised(edge: &Edge, alarm: &str) {
+    let begun = Instant::now();
+    eventually(alarm, || edge.alarms(alarm) >= 1.0);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{alarm} after {:?}", begun.elapsed());
+    let status = edge.admin_json("/api/status");
+    let standing = status["alarms"].as_array().unwrap();
+    let standing = standing.iter().find(|one| one["alarm"] == alarm).expect("it is in the status");
+    for key in ["detail", "meaning", "remedy"] {
+        assert!(standing[key].as_str().is_some_and(|text| !text.is_empty()), "{key}: {standing}");
+    }
+    let health = edge.admin("/healthz");
+    assert!(health.status() == 200 && health.text().contains(alarm), "{}", health.text());
+    let (code, text) = edge.command("status");
+    assert!(code == 3 && text.contains(alarm), "{code}: {text}");
+    logged(edge, "alarm raised", alarm);
+}
+
+/// It is over, and the log tells.
+#[track_caller]
+fn cleared(edge: &Edge, alarm: &str) {
+    let begun = Instant::now();
+    while edge.alarms(alarm) > 0.0 {
+        assert!(begun.elapsed() < MINUTES, "{alarm} does not end");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    logged(edge, "alarm cleared", alarm);
+}
+
+/// The program's own log, JSON here, has a line of it.
+#[track_caller]
+fn logged(edge: &Edge, message: &str, alarm: &str) {
+    let is_it = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+        line["message"] == message && line["alarm"] == alarm
+    };
+    eventually(message, || edge.told().lines().any(is_it));
+}
+
+fn site() -> Origin {
+    Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+}
+
+#[test]
+fn a_broken_certificate_is_told_until_it_is_mended() {
+    let edge = Edge::before(site().url());
+    edge.write("certs/a.test/fullchain.pem", "-----BEGIN CERTIFICATE-----\nbroken\n");
+    edge.command("reload");
+    raised(&edge, "certificate-kept");
+    edge.issue("a.test");
+    assert_eq!(edge.command("reload").0, 0);
+    cleared(&edge, "certificate-kept");
+}
+
+#[test]
+fn a_certificate_is_told_before_its_end_and_after() {
+    let edge = Edge::before(site().url());
+    edge.issue_until("a.test", 5);
+    assert_eq!(edge.command("reload").0, 0);
+    raised(&edge, "certificate-expiring");
+    edge.issue_until("a.test", -1);
+    assert_eq!(edge.command("reload").0, 0, "a browser's warning beats a dead connection");
+    raised(&edge, "certificate-expired");
+    cleared(&edge, "certificate-expiring");
+    edge.issue("a.test");
+    assert_eq!(edge.command("reload").0, 0);
+    cleared(&edge, "certificate-expired");
+}
+
+#[test]
+fn a_refused_reload_is_told_until_one_succeeds() {
+    let mut edge = Edge::before(site().url());
+    edge.set("queues.request_depth", r#""many""#);
+    assert_eq!(edge.command("reload").0, 1);
+    raised(&edge, "reload-refused");
+    edge.set("queues.request_depth", "100");
+    assert_eq!(edge.command("reload").0, 0);
+    cleared(&edge, "reload-refused");
+}
+
+#[test]
+fn a_reload_that_left_a_site_as_it_was_is_told_until_it_is_mended() {
+    let origin = site();
+    let edge = Edge::before(origin.url());
+    edge.write("sites/a.test.toml", "hosts = [\"a.test\"\n");
+    assert_eq!(edge.command("reload").0, 3);
+    raised(&edge, "reload-partly");
+    edge.site("a.test", origin.url(), "");
+    assert_eq!(edge.command("reload").0, 0);
+    cleared(&edge, "reload-partly");
+}
+
+#[test]
+fn queues_that_were_sized_on_another_machine_are_told() {
+    let edge = Edge::before(site().url());
+    edge.write("queues.toml", "[machine]\ncores = 4099\n");
+    assert_eq!(edge.command("reload").0, 0);
+    raised(&edge, "machine-differs");
+    let cores = std::thread::available_parallelism().unwrap();
+    edge.write("queues.toml", &format!("[machine]\ncores = {cores}\n"));
+    assert_eq!(edge.command("reload").0, 0);
+    cleared(&edge, "machine-differs");
+}
+
+/// A server that is stopped still accepts: its silence alone tells.
+#[test]
+fn a_server_that_is_stopped_is_told_until_it_goes_on() {
+    // Another edge is the site's server: its plain listener answers with a redirect.
+    let server = Edge::before(site().url());
+    let edge = Setup::default()
+        .set("timeouts.response", r#""300ms""#)
+        .site("a.test", format!("http://{}", server.http[0]))
+        .start();
+    assert_eq!(edge.get("a.test", "/").status(), 308);
+    server.signal(Signal::STOP);
+    for _ in 0..3 {
+        assert_eq!(edge.get("a.test", "/").status(), 504);
+    }
+    raised(&edge, "upstreams-down");
+    server.signal(Signal::CONT);
+    eventually("the server's return", || edge.get("a.test", "/").status() == 308);
+    cleared(&edge, "upstreams-down");
+}
+
+/// Scarce resources and lost lines stand for a minute: all of them at one time.
+#[test]
+fn resources_near_their_bound_and_lost_log_lines_are_told() {
+    std::thread::scope(|scope| {
+        scope.spawn(descriptors_near_their_bound);
+        scope.spawn(a_full_log_device);
+        scope.spawn(a_log_pipe_that_nobody_reads);
+    });
+}
+
+fn descriptors_near_their_bound() {
+    let edge = Edge::before(site().url());
+    let open = || edge.metric("process_open_fds", &[]);
+    let before = wait_for("the open descriptors", || Some(open()).filter(|count| *count > 0.0));
+    edge.limit_descriptors(before as u64 + 40);
+    let mut clients = Vec::new();
+    while open() < 0.9 * (before + 40.0) {
+        clients.push(edge.tcp());
+        eventually("it is accepted", || {
+            edge.metric("sluss_connections", &[]) >= clients.len() as f64
+        });
+    }
+    raised(&edge, "descriptors");
+    drop(clients);
+    cleared(&edge, "descriptors");
+}
+
+fn a_full_log_device() {
+    let edge = Setup::default();
+    std::os::unix::fs::symlink("/dev/full", edge.folder().join("access.log")).unwrap();
+    let origin = site();
+    let edge = edge.site("a.test", origin.url()).start();
+    assert_eq!(edge.get("a.test", "/").status(), 200, "serving goes on");
+    raised(&edge, "access-log");
+    assert!(edge.metric("sluss_access_log_lines_total", &["dropped"]) >= 1.0);
+    std::fs::remove_file(edge.folder().join("access.log")).unwrap();
+    edge.signal(Signal::HUP);
+    edge.metric_becomes("sluss_snapshot_generation", &[], |generation| generation == 2.0);
+    edge.get("a.test", "/again");
+    edge.logged("a line after the mending", |line| line["url.path"] == "/again");
+    cleared(&edge, "access-log");
+}
+
+fn a_log_pipe_that_nobody_reads() {
+    let edge = Setup::default();
+    let path = edge.folder().join("access.log");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    // Somebody holds the reading end and reads nothing.
+    let mut held = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let origin = site();
+    let edge = edge.site("a.test", origin.url()).start();
+    let mut client = edge.connect("a.test");
+    let long = format!("/{}", "a".repeat(4_000));
+    eventually("lines are dropped", || {
+        assert_eq!(client.ask(get("a.test", &long)).status(), 200, "serving goes on");
+        edge.metric("sluss_access_log_lines_total", &["dropped"]) >= 1.0
+    });
+    raised(&edge, "access-log");
+    std::thread::spawn(move || std::io::copy(&mut held, &mut std::io::sink()));
+    cleared(&edge, "access-log");
+}
