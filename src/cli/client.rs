@@ -61,8 +61,7 @@ impl EdgeArguments {
             }
             None => None,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Edge { address, token: token.map(|token| token.trim().to_owned()), runtime })
+        Ok(Edge { token: token.map(|token| token.trim().to_owned()), ..Edge::at(address)? })
     }
 }
 
@@ -77,6 +76,12 @@ fn configured_token_file(file: &Path) -> Option<PathBuf> {
 }
 
 impl Edge {
+    /// The edge whose admin listener is there and asks for no token.
+    pub(super) fn at(address: AdminAddress) -> Result<Edge> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Edge { address, token: None, runtime })
+    }
+
     /// The answer to GET, as JSON.
     pub(super) fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let body = self.get(path)?;

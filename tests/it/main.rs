@@ -17,6 +17,7 @@ mod failover;
 mod floods;
 mod http1;
 mod http2;
+mod incidents;
 mod limits;
 mod operator;
 mod outside;
