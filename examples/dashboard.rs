@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sluss::admin::{
     Admin, CertificateRow, EndpointRow, FindingExample, FindingRow, Gathered, Listener, Phase,
-    QueueNow, ReloadRow, Reloading, Security, SiteRow, View, serve,
+    QueueNow, ReloadRow, Reloading, Security, Serving, SiteRow, View, serve,
 };
 use sluss::config::AdminAddress;
 use sluss::config::report::{Changes, ReloadResult, Report};
@@ -51,6 +51,11 @@ impl MadeUp {
 }
 
 impl View for MadeUp {
+    fn serving(&self) -> Serving {
+        let generation = self.generation.load(Relaxed);
+        Serving { phase: Phase::Serving, generation, sites: 10_000, certificates: 10_000 }
+    }
+
     fn gather(&self) -> Gathered {
         let wave = self.wave();
         let queue = |limit: u64, milliseconds: f64| QueueNow {
@@ -61,10 +66,6 @@ impl View for MadeUp {
         };
         let down = self.is_peak().then(|| ("site-00007".to_owned(), "refused".to_owned()));
         Gathered {
-            phase: Phase::Serving,
-            generation: self.generation.load(Relaxed),
-            sites: 10_000,
-            certificates_loaded: 10_000,
             listeners: vec![ListenerGauge {
                 listener: "[::]:443".into(),
                 length: (wave * 300.0) as u64,

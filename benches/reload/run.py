@@ -52,7 +52,8 @@ def main():
                    "--json", "--duration", f"{ARGS.seconds}s"]
         for traffic in traffics:
             command += ["--traffic", traffic]
-        loading = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        results = f"{folder}/load.json"
+        loading = subprocess.Popen(command, stdout=open(results, "w"))
         getting = threading.Thread(target=download)
         getting.start()
         at, first, began = generation(base), None, time.time()
@@ -61,7 +62,8 @@ def main():
             if number == 9:
                 first = peers.resident_kib(child.pid)
         last, took = peers.resident_kib(child.pid), time.time() - began
-        report = json.loads(loading.communicate(timeout=ARGS.seconds * 3)[0])
+        loading.wait(ARGS.seconds * 3)
+        report = json.load(open(results))
         getting.join()
     finally:
         child.send_signal(signal.SIGTERM)

@@ -27,9 +27,9 @@ pub enum Phase {
     Draining,
 }
 
-/// The edge at one moment, as its rooms tell it. Taken once a second and at each scrape.
-#[derive(Clone, Debug, Default)]
-pub struct Gathered {
+/// What is served, at this very moment: whoever has just reloaded sees what came of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Serving {
     /// Where the process stands.
     pub phase: Phase,
     /// The generation that is served.
@@ -37,7 +37,12 @@ pub struct Gathered {
     /// Sites that are served.
     pub sites: usize,
     /// Certificates that are loaded.
-    pub certificates_loaded: usize,
+    pub certificates: usize,
+}
+
+/// The edge at one moment, as its rooms tell it. Taken once a second and at each scrape.
+#[derive(Clone, Debug, Default)]
+pub struct Gathered {
     /// The kernel's accept queues.
     pub listeners: Vec<ListenerGauge>,
     /// `ListenOverflows` of the network namespace.

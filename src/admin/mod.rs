@@ -35,7 +35,7 @@ use crate::names::SiteId;
 pub use data::{
     AccessLogRow, CertificateRow, EndpointRow, FindingExample, FindingRow, Gathered, Health,
     LatencyRow, ListenerRow, Phase, Point, ProcessRow, QueueNow, QueueRow, RefusalRow, ReloadRow,
-    SiteRow, SitesPage, Status,
+    Serving, SiteRow, SitesPage, Status,
 };
 pub use security::{Reach, Security, Token};
 
@@ -65,6 +65,8 @@ pub type Reloading = Pin<Box<dyn Future<Output = Report> + Send>>;
 /// What the admin pages show, told by the server from the rooms it holds. Methods are called on the
 /// control thread or a blocking thread; none may wait for serving threads.
 pub trait View: Send + Sync + 'static {
+    /// What is served; cheap.
+    fn serving(&self) -> Serving;
     /// The edge now: once a second and at each scrape.
     fn gather(&self) -> Gathered;
     /// All sites, in any order; the summaries come from [`Metrics::sites`].
@@ -123,9 +125,9 @@ impl Admin {
         }
     }
 
-    /// `/api/status` without the charts' points.
-    pub fn status(&self) -> Status {
-        self.state().status(unix_now(), None)
+    /// `/api/status`; `since` asks for the charts' points after that time.
+    pub fn status(&self, since: Option<i64>) -> Status {
+        self.state().status(self.view.serving(), unix_now(), since)
     }
 
     fn state(&self) -> MutexGuard<'_, Watch> {
@@ -135,7 +137,12 @@ impl Admin {
     /// Prometheus' text, with everything as it is now.
     fn metrics_text(&self) -> String {
         let alarms = self.state().alarms().counts();
-        let input = watch::scrape_input(self.view.gather(), alarms, ProcessSample::take());
+        let input = watch::scrape_input(
+            self.view.serving(),
+            self.view.gather(),
+            alarms,
+            ProcessSample::take(),
+        );
         self.metrics.render(&input)
     }
 

@@ -17,7 +17,7 @@ use crate::config::report::ReloadResult;
 
 use super::data::{Health, Phase, SiteRow, SitesPage};
 use super::security::{Access, Denied};
-use super::{Admin, page, unix_now};
+use super::{Admin, page};
 
 pub(super) type Request = http::Request<Incoming>;
 pub(super) type Response = http::Response<Full<Bytes>>;
@@ -43,7 +43,7 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request) -> Response {
         "/readyz" => ready(admin),
         "/api/status" => {
             let since = parameter(&request, "since").and_then(|since| since.parse().ok());
-            json(&admin.state().status(unix_now(), since))
+            json(&admin.status(since))
         }
         "/api/sites" => {
             let question = Question::read(&request);
@@ -90,7 +90,7 @@ async fn metrics(admin: &Arc<Admin>) -> Response {
 
 /// Degraded is still 200: taking an edge that serves out of rotation makes matters worse.
 fn health(admin: &Admin, access: Access) -> Response {
-    let status = admin.status();
+    let status = admin.status(None);
     let mut lines = match status.health {
         Health::Ok => "ok\n".to_owned(),
         Health::Degraded => "degraded\n".to_owned(),
@@ -106,7 +106,7 @@ fn health(admin: &Admin, access: Access) -> Response {
 }
 
 fn ready(admin: &Admin) -> Response {
-    match admin.view.gather().phase {
+    match admin.view.serving().phase {
         Phase::Serving => text(StatusCode::OK, "ready\n"),
         Phase::Starting => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         Phase::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),

@@ -16,12 +16,15 @@ struct Told {
 }
 
 impl View for Told {
+    fn serving(&self) -> Serving {
+        let draining = self.draining.load(Relaxed);
+        let phase = if draining { Phase::Draining } else { Phase::Serving };
+        Serving { phase, generation: 3, ..Serving::default() }
+    }
+
     fn gather(&self) -> Gathered {
         let down = self.site_down.load(Relaxed);
-        let draining = self.draining.load(Relaxed);
         Gathered {
-            phase: if draining { Phase::Draining } else { Phase::Serving },
-            generation: 3,
             sites_down: down
                 .then(|| ("shop".into(), "connection refused".into()))
                 .into_iter()

@@ -15,7 +15,7 @@ use crate::refusal::{Refusal, Side};
 
 use super::data::{
     AccessLogRow, Gathered, Health, LatencyRow, ListenerRow, Point, ProcessRow, QueueNow, QueueRow,
-    RefusalRow, Status,
+    RefusalRow, Serving, Status,
 };
 
 /// Readings kept: rates are over the ten seconds between the oldest and the newest.
@@ -73,17 +73,18 @@ impl Watch {
         &self.alarms
     }
 
-    /// What the last look showed; `since` asks for the chart points after that time.
-    pub(super) fn status(&self, unix: i64, since: Option<i64>) -> Status {
+    /// What is served, and what the last look showed; `since` asks for the chart points after that
+    /// time.
+    pub(super) fn status(&self, serving: Serving, unix: i64, since: Option<i64>) -> Status {
         let gathered = &self.gathered;
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            phase: gathered.phase,
+            phase: serving.phase,
             health: if self.alarms.any() { Health::Degraded } else { Health::Ok },
             now_unix: unix,
-            generation: gathered.generation,
-            sites: gathered.sites,
-            certificates: gathered.certificates_loaded,
+            generation: serving.generation,
+            sites: serving.sites,
+            certificates: serving.certificates,
             alarms: self.alarms.standing(),
             listeners: listeners(gathered),
             listen_overflows: gathered.listen_overflows,
@@ -285,6 +286,7 @@ fn sample(gathered: &Gathered, totals: &Totals, process: &ProcessSample) -> Samp
 
 /// What Prometheus is shown besides the counters.
 pub(super) fn scrape_input(
+    serving: Serving,
     gathered: Gathered,
     alarms: Vec<(&'static str, u64)>,
     process: ProcessSample,
@@ -308,7 +310,7 @@ pub(super) fn scrape_input(
         listen_drops: gathered.listen_drops,
         upstreams: gathered.upstreams,
         findings: gathered.findings,
-        generation: gathered.generation,
+        generation: serving.generation,
         certificates: gathered.certificates,
         alarms,
         access_log: AccessLogCounts {
@@ -398,7 +400,7 @@ mod tests {
                 process: ProcessSample::default(),
             });
         }
-        let status = watch.status(1_020, Some(1_009));
+        let status = watch.status(Serving::default(), 1_020, Some(1_009));
         assert_eq!(status.rates["requests"].round(), 101.0);
         assert_eq!(status.rates["server_errors"].round(), 1.0);
         let request = &status.latencies[0];
@@ -414,7 +416,7 @@ mod tests {
 
     #[test]
     fn before_the_first_look_there_is_a_status_too() {
-        let status = Watch::default().status(5, Some(0));
+        let status = Watch::default().status(Serving::default(), 5, Some(0));
         assert_eq!((status.now_unix, status.history.len()), (5, 0));
         let text = serde_json::to_string(&status).unwrap();
         let read: Status = serde_json::from_str(&text).unwrap();
@@ -434,7 +436,8 @@ mod tests {
             ..Gathered::default()
         };
         assert_eq!(queues(&gathered)[1].site.as_deref(), Some("b"));
-        let input = scrape_input(gathered, Vec::new(), ProcessSample::default());
+        let input =
+            scrape_input(Serving::default(), gathered, Vec::new(), ProcessSample::default());
         assert_eq!((input.queues[1].depth, input.queues[1].oldest.as_secs()), (7, 9));
     }
 }

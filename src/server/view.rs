@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::fleet::Listener;
 use crate::admin::{
     CertificateRow, EndpointRow, FindingExample, FindingRow, Gathered, Phase, QueueNow, ReloadRow,
-    Reloading, SiteRow, View,
+    Reloading, Serving, SiteRow, View,
 };
 use crate::admission::QueueState;
 use crate::config::report::{ReloadResult, Report};
@@ -100,6 +100,16 @@ fn listener_gauge(reading: backlog::ListenerReading) -> ListenerGauge {
 }
 
 impl View for Told {
+    fn serving(&self) -> Serving {
+        let snapshot = &self.proxy.live().snapshot;
+        Serving {
+            phase: self.phase(),
+            generation: snapshot.generation,
+            sites: snapshot.sites.all().len(),
+            certificates: snapshot.certs.all().len(),
+        }
+    }
+
     fn gather(&self) -> Gathered {
         let live = self.proxy.live();
         let totals = self.proxy.metrics.totals();
@@ -113,10 +123,6 @@ impl View for Told {
             parts.cloned().collect()
         };
         Gathered {
-            phase: self.phase(),
-            generation: live.snapshot.generation,
-            sites: live.snapshot.sites.all().len(),
-            certificates_loaded: certs.all().len(),
             listeners: accept_queues.listeners.into_iter().map(listener_gauge).collect(),
             overflows_own,
             listen_overflows: counters.overflows,
