@@ -4,17 +4,18 @@
 //! The order, the bound and the shedding are [`FairQueue`]'s, keyed by customer. Each operation
 //! holds the mutex for a few dozen nanoseconds, `next` also for one [`Waiting::is_gone`].
 //!
-//! No wake-up is lost. A worker registers with `wake` *before* it looks into the queue, and sleeps
-//! only if it found the queue empty after that. So a push either happened before the look, which
-//! then finds the entry, or after the registration, and then its `notify_one` wakes a worker that
-//! is registered. A worker that was woken and is dropped before it looked passes the wake-up on
-//! (tokio's `Notify` promises that); one that finds the entry taken by another looks again.
+//! A handshake that has begun holds a place until [`end`](HandshakeQueue::end); the places bound
+//! what is between its first step and its last. One that needs another step goes on before all that
+//! wait: its client has been served already.
+//!
+//! No wake-up is lost: a worker looks, counts itself among the sleeping and sleeps under one lock,
+//! and whoever adds work looks at that count under the same lock.
 
-use std::sync::Mutex;
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
-use tokio::sync::Notify;
 
 use super::{QueueState, lock};
 use crate::names::CustomerId;
@@ -48,23 +49,40 @@ pub struct Entry<T> {
 
 /// The handshakes of the process that wait.
 pub struct HandshakeQueue<T> {
-    queue: Mutex<FairQueue<CustomerId, T>>,
-    wake: Notify,
+    state: Mutex<State<T>>,
+    work: Condvar,
+    places: usize,
+}
+
+struct State<T> {
+    waiting: FairQueue<CustomerId, T>,
+    /// They hold a place; so there are no more than places.
+    going_on: VecDeque<T>,
+    /// Places taken.
+    begun: usize,
+    /// Workers that wait for work.
+    sleeping: usize,
 }
 
 /// Entries that were turned away, and why; to be reset by the caller.
 pub type Refused<T> = SmallVec<[(T, Refusal); 1]>;
 
 impl<T: Waiting> HandshakeQueue<T> {
-    /// An empty queue.
-    pub fn new(limits: HandshakeLimits) -> HandshakeQueue<T> {
-        HandshakeQueue { queue: Mutex::new(FairQueue::new(limits)), wake: Notify::new() }
+    /// An empty queue; `places` handshakes may be between their first step and their end.
+    pub fn new(limits: HandshakeLimits, places: usize) -> HandshakeQueue<T> {
+        let state = State {
+            waiting: FairQueue::new(limits),
+            going_on: VecDeque::new(),
+            begun: 0,
+            sleeping: 0,
+        };
+        HandshakeQueue { state: Mutex::new(state), work: Condvar::new(), places }
     }
 
     /// Other bounds from now on; gives what no longer has room.
     pub fn reconfigure(&self, limits: HandshakeLimits) -> Refused<T> {
         let now = now();
-        let mut queue = lock(&self.queue);
+        let queue = &mut lock(&self.state).waiting;
         queue.set_limits(limits);
         std::iter::from_fn(|| queue.expire(now).or_else(|| queue.shed(now))).map(refused).collect()
     }
@@ -81,32 +99,56 @@ impl<T: Waiting> HandshakeQueue<T> {
             since: entry.since,
             item: entry.item,
         };
-        let out = {
-            let mut queue = lock(&self.queue);
-            let pushed = queue.push(entry, now).left;
-            let expired = std::iter::from_fn(|| queue.expire(now));
-            pushed.into_iter().chain(expired).map(refused).collect()
-        };
-        self.wake.notify_one();
+        let mut state = lock(&self.state);
+        let pushed = state.waiting.push(entry, now).left;
+        let expired = std::iter::from_fn(|| state.waiting.expire(now));
+        let out = pushed.into_iter().chain(expired).map(refused).collect();
+        self.wake_one(state);
         out
     }
 
-    /// The next handshake to do and how long it waited. Entries that are past their deadline or
-    /// that nobody waits for go to `discard`, outside the lock. Any number of tasks on any threads
-    /// may wait here.
-    ///
-    /// *Cancel safety*: an entry is taken only on return; dropping the future loses none.
-    pub async fn next(&self, mut discard: impl FnMut(T, Refusal, Duration)) -> (T, Duration) {
+    /// Lets a handshake that has begun take another step, before all that wait.
+    pub fn go_on(&self, item: T) {
+        let mut state = lock(&self.state);
+        state.going_on.push_back(item);
+        self.wake_one(state);
+    }
+
+    /// A handshake that has begun is over: its place is free.
+    pub fn end(&self) {
+        let mut state = lock(&self.state);
+        state.begun -= 1;
+        self.wake_one(state);
+    }
+
+    /// The next step to do, and how long its entry waited for it; one that goes on has not. Entries
+    /// past their deadline or that nobody waits for go to `discard`, outside the lock. Blocks the
+    /// thread until there is one. An entry that has not gone on yet takes a place.
+    pub fn next(&self, mut discard: impl FnMut(T, Refusal)) -> (T, Duration) {
+        let mut state = lock(&self.state);
         loop {
-            let mut woken = std::pin::pin!(self.wake.notified());
-            woken.as_mut().enable();
-            while let Some(left) = self.pop() {
-                match reason(left.why) {
-                    None => return (left.item, left.waited),
-                    Some(refusal) => discard(left.item, refusal, left.waited),
+            if let Some(item) = state.going_on.pop_front() {
+                return (item, Duration::ZERO);
+            }
+            let free = state.begun < self.places;
+            match free.then(|| state.waiting.pop(now(), T::is_gone)).flatten() {
+                Some(left) => match reason(left.why) {
+                    None => {
+                        state.begun += 1;
+                        return (left.item, left.waited);
+                    }
+                    Some(refusal) => {
+                        drop(state);
+                        discard(left.item, refusal);
+                        state = lock(&self.state);
+                    }
+                },
+                None => {
+                    state.sleeping += 1;
+                    state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state.sleeping -= 1;
                 }
             }
-            woken.await;
         }
     }
 
@@ -114,13 +156,13 @@ impl<T: Waiting> HandshakeQueue<T> {
     /// beside them, so that nobody is left hanging where all workers are busy.
     pub fn expire(&self) -> Refused<T> {
         let now = now();
-        let mut queue = lock(&self.queue);
+        let queue = &mut lock(&self.state).waiting;
         std::iter::from_fn(|| queue.expire(now)).map(refused).collect()
     }
 
     /// What the operator is shown.
     pub fn state(&self) -> QueueState {
-        let queue = lock(&self.queue);
+        let queue = &lock(&self.state).waiting;
         QueueState {
             depth: queue.len(),
             limit: queue.limits().depth,
@@ -129,8 +171,13 @@ impl<T: Waiting> HandshakeQueue<T> {
         }
     }
 
-    fn pop(&self) -> Option<Left<T>> {
-        lock(&self.queue).pop(now(), T::is_gone)
+    /// Where all workers compute, each looks again before it sleeps: no system call then.
+    fn wake_one(&self, state: MutexGuard<'_, State<T>>) {
+        let sleeping = state.sleeping > 0;
+        drop(state);
+        if sleeping {
+            self.work.notify_one();
+        }
     }
 }
 

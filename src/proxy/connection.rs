@@ -1,5 +1,5 @@
-//! The life of a connection, top to bottom: accepted, introduced, greeted, admitted to the
-//! handshake queue - and, once its handshake is done elsewhere, served.
+//! The life of a connection, top to bottom: accepted, introduced, greeted, taken through the
+//! handshake queue and its handshake, served.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -8,18 +8,19 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 
-use super::handshake::{Handshaken, Waiting};
+use super::handshake::{self, Admissible, Handshaken};
 use super::request::Handler;
 use super::{ConnectionSlot, Live, Thread, certificate};
+use crate::admission::ConnectionLimits;
 use crate::admission::connections::SiteConnection;
-use crate::admission::{ConnectionLimits, Entry};
 use crate::downstream::{self, Transport};
 use crate::listener::{kernel, proxy_protocol};
 use crate::metrics::{ConnectionGauge, ConnectionState};
 use crate::names::{CustomerId, Hostname};
 use crate::refusal::Refusal;
 use crate::sites::Site;
-use crate::tls::{self, Socket, hello};
+use crate::tls::hello::{self, ClientHello};
+use crate::tls::{self, Socket};
 
 /// The key of fairness for all server names that no site has.
 const UNKNOWN_CUSTOMER: &str = "unknown";
@@ -44,25 +45,58 @@ pub struct Arrival {
     pub slot: ConnectionSlot,
 }
 
-/// A connection to a TLS listener, from accept to the handshake queue. A refusal ends it.
+/// A connection to a TLS listener, from accept to close. A refusal ends it.
 pub async fn arrive(thread: Rc<Thread>, arrival: Arrival) {
+    // Each stage is boxed apart: an open connection holds the state of its stage alone.
+    match Box::pin(welcome(&thread, arrival)).await {
+        Some(Welcomed::Encrypted(handshaken, holding)) => {
+            serve(thread, *handshaken, holding).await;
+        }
+        Some(Welcomed::PlainHttp(socket, holding)) => {
+            Box::pin(redirect(thread, socket, holding)).await;
+        }
+        None => {}
+    }
+}
+
+/// What came of a connection before its first request.
+enum Welcomed {
+    Encrypted(Box<Handshaken>, Holding),
+    PlainHttp(Socket, Holding),
+}
+
+/// From accept to the end of the handshake; `None` where the connection was refused.
+async fn welcome(thread: &Thread, arrival: Arrival) -> Option<Welcomed> {
     let Arrival { stream, client, slot } = arrival;
     let gauge = thread.proxy.metrics.connection(ConnectionState::Accepted);
     let mut holding = Holding { slot, gauge, place: None };
-    let mut socket = match introduce(&thread, stream, client).await {
+    let mut socket = match introduce(thread, stream, client).await {
         Ok(socket) => socket,
-        Err(refusal) => return turned_away(&thread, refusal),
+        Err(refusal) => return turned_away(thread, refusal),
     };
     holding.gauge.set(ConnectionState::Hello);
-    let hello = match greet(&thread, &mut socket).await {
+    let hello = match greet(thread, &mut socket).await {
         Ok(hello::FirstBytes::Hello(hello)) => hello,
-        Ok(hello::FirstBytes::PlainHttp) => return redirect(thread, socket, holding).await,
+        Ok(hello::FirstBytes::PlainHttp) => return Some(Welcomed::PlainHttp(socket, holding)),
         Ok(hello::FirstBytes::Incomplete | hello::FirstBytes::Malformed) => {
-            return turned_away(&thread, Refusal::HelloMalformed);
+            return turned_away(thread, Refusal::HelloMalformed);
         }
-        Err(refusal) => return turned_away(&thread, refusal),
+        Err(refusal) => return turned_away(thread, refusal),
     };
-    queue(&thread, socket, hello, holding);
+    let admissible = match admissible(&thread.live(), &socket, &hello, &mut holding) {
+        Ok(admissible) => admissible,
+        Err(refusal) => {
+            tell_alert(&socket, refusal);
+            return refused(thread, hello.server_name.as_ref(), refusal);
+        }
+    };
+    holding.gauge.set(ConnectionState::Queued);
+    let ClientHello { server_name, .. } = hello;
+    let gauge = &mut holding.gauge;
+    match handshake::run(thread, socket, server_name.clone(), admissible, gauge).await {
+        Ok(handshaken) => Some(Welcomed::Encrypted(Box::new(handshaken), holding)),
+        Err(refusal) => refused(thread, server_name.as_ref(), refusal),
+    }
 }
 
 /// Names the client: as the kernel does, or a trusted network's PROXY header.
@@ -101,46 +135,16 @@ async fn greet(thread: &Thread, socket: &mut Socket) -> Result<hello::FirstBytes
     Ok(first)
 }
 
-/// Puts the connection into the handshake queue; whoever is displaced by it is turned away.
-fn queue(thread: &Rc<Thread>, socket: Socket, hello: hello::ClientHello, mut holding: Holding) {
-    let live = thread.live();
+/// What the handshake queue needs to know; takes the client's place among its site's connections.
+fn admissible(
+    live: &Live,
+    socket: &Socket,
+    hello: &ClientHello,
+    holding: &mut Holding,
+) -> Result<Admissible, Refusal> {
     // The client began to wait when its last segment came, not when this thread had time.
-    let waited = socket.with_socket(|socket| kernel::since_last_segment(socket));
-    let since = Instant::now() - waited.unwrap_or_default();
-    let place = match admissible(&live, &socket, &hello) {
-        Ok(place) => place,
-        Err(refusal) => {
-            tell_alert(&socket, refusal);
-            return refused(thread, hello.server_name.as_ref(), refusal);
-        }
-    };
-    holding.place = place.held;
-    holding.gauge.set(ConnectionState::Queued);
-    let waiting = match Waiting::park(socket, hello.server_name, holding, thread.number) {
-        Ok(waiting) => waiting,
-        Err(_) => return turned_away(thread, Refusal::ClientGone),
-    };
-    let entry = Entry {
-        customer: place.customer,
-        weight: place.weight,
-        cost: place.cost,
-        since,
-        item: waiting,
-    };
-    for (waiting, refusal) in thread.proxy.handshakes.push(entry) {
-        waiting.turn_away(&thread.proxy, refusal);
-    }
-}
-
-/// What the handshake queue needs to know of a connection.
-struct Place {
-    customer: CustomerId,
-    weight: u32,
-    cost: u32,
-    held: Option<SiteConnection>,
-}
-
-fn admissible(live: &Live, socket: &Socket, hello: &hello::ClientHello) -> Result<Place, Refusal> {
+    let waited = kernel::since_last_segment(socket).unwrap_or_default();
+    let since = Instant::now() - waited;
     let name = hello.server_name.as_ref().map(Hostname::as_str);
     let site = name.and_then(|name| live.site(name));
     let certs = &live.snapshot.certs;
@@ -154,22 +158,22 @@ fn admissible(live: &Live, socket: &Socket, hello: &hello::ClientHello) -> Resul
     let Some((site, state)) = site else {
         let customer =
             CustomerId::parse(UNKNOWN_CUSTOMER).map_err(|_| Refusal::UnknownServerName)?;
-        return Ok(Place { customer, weight: 1, cost, held: None });
+        return Ok(Admissible { customer, weight: 1, cost, since });
     };
     let limits = ConnectionLimits {
         all: site.limits.connections,
         per_client: site.limits.connections_per_client,
     };
-    let held = state.connections.enter(socket.client.ip(), limits)?;
+    holding.place = state.connections.enter(socket.client.ip(), limits)?;
     // Last: what is refused for another reason takes nothing of the rate.
     if let Some(rate) = &state.handshake_rate {
         rate.take(Instant::now()).map_err(|_| Refusal::HandshakeRate)?;
     }
-    Ok(Place { customer: site.customer.clone(), weight: site.weight, cost, held })
+    Ok(Admissible { customer: site.customer.clone(), weight: site.weight, cost, since })
 }
 
 /// What the handshake will cost, microseconds of a core, as far as the hello tells.
-fn cost(live: &Live, site: Option<&Site>, hello: &hello::ClientHello) -> u32 {
+fn cost(live: &Live, site: Option<&Site>, hello: &ClientHello) -> u32 {
     let costs = live.snapshot.queues.costs;
     let name = hello.server_name.as_ref().map(Hostname::as_str);
     if hello.offers_resumption {
@@ -190,16 +194,18 @@ fn tell_alert(socket: &Socket, refusal: Refusal) {
     }
 }
 
-fn refused(thread: &Thread, server_name: Option<&Hostname>, refusal: Refusal) {
+fn refused(thread: &Thread, server_name: Option<&Hostname>, refusal: Refusal) -> Option<Welcomed> {
     let live = thread.live();
     match server_name.and_then(|name| live.site(name.as_str())) {
         Some((_, state)) => state.metrics.refused(refusal),
         None => thread.proxy.metrics.turned_away(refusal),
     }
+    None
 }
 
-fn turned_away(thread: &Thread, refusal: Refusal) {
+fn turned_away(thread: &Thread, refusal: Refusal) -> Option<Welcomed> {
     thread.proxy.metrics.turned_away(refusal);
+    None
 }
 
 /// Plain HTTP on the TLS port: told where the site is.
@@ -216,7 +222,7 @@ pub async fn arrive_plain(thread: Rc<Thread>, arrival: Arrival, https_port: u16)
     let holding = Holding { slot, gauge, place: None };
     match introduce(&thread, stream, client).await {
         Ok(socket) => serve_plain(thread, socket, holding, https_port).await,
-        Err(refusal) => turned_away(&thread, refusal),
+        Err(refusal) => thread.proxy.metrics.turned_away(refusal),
     }
 }
 
@@ -227,11 +233,8 @@ async fn serve_plain(thread: Rc<Thread>, socket: Socket, holding: Holding, https
 }
 
 /// A connection whose handshake is done: served until either side ends it.
-pub async fn serve(thread: Rc<Thread>, handshaken: Handshaken) {
-    let Handshaken { mut stream, settled, server_name, tls, holding } = handshaken;
-    if stream.get_mut().0.unpark().is_err() {
-        return turned_away(&thread, Refusal::ClientGone);
-    }
+async fn serve(thread: Rc<Thread>, handshaken: Handshaken, holding: Holding) {
+    let Handshaken { stream, settled, server_name, tls } = handshaken;
     let socket = stream.get_ref().0;
     let addresses = (socket.client, socket.local);
     let handler =

@@ -1,25 +1,26 @@
-//! The handshake threads: they take from the queue, compute, and send the finished connection
-//! back to the serving thread it came from.
+//! A handshake: queued, computed on a handshake thread, finished on the serving thread.
 //!
-//! A handshake thread runs beside each serving thread at lower priority (nice +10): when both want
-//! the core, established traffic goes first. Each handshake is given
-//! up at its deadline, counted from when its client began to wait.
+//! A handshake thread stands beside each serving thread at lower priority (nice +10): when both
+//! want the core, established traffic goes first. It computes and nothing else: the connection
+//! stays registered with its serving thread, which waits for the client and bounds that wait. In
+//! TLS 1.3 the server's one flight holds all the costly work, so one step does it, and the client's
+//! answer is checked where it arrives. Whatever else needs asymmetric crypto (a hello retried, TLS
+//! 1.2, a client's certificate) goes back to the handshake threads for each step.
 
-use std::future::{Future, poll_fn};
-use std::rc::Rc;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::oneshot;
 
-use super::connection::Holding;
-use super::{Proxy, certificate};
-use crate::admission;
+use super::{Proxy, Thread, certificate};
+use crate::admission::{self, Entry};
 use crate::metrics::{
-    ConnectionState, HandshakeOutcome, HandshakeResult, HandshakeVersion, QueueName, Resumption,
+    ConnectionGauge, ConnectionState, HandshakeOutcome, HandshakeResult, HandshakeVersion,
+    QueueName, Resumption,
 };
-use crate::names::Hostname;
+use crate::names::{CustomerId, Hostname};
 use crate::refusal::Refusal;
 use crate::sites::{SiteTls, TlsVersion};
 use crate::tls::{self, Settled, Socket};
@@ -32,18 +33,21 @@ pub const NICENESS: i32 = 10;
 /// much on top of the deadline, since the wait for it costs nothing.
 const ROUND_TRIPS: Duration = Duration::from_millis(600);
 
-/// A connection that waits for its handshake.
-pub struct Waiting {
-    socket: Socket,
-    server_name: Option<Hostname>,
-    holding: Holding,
-    /// The serving thread that it came from and goes back to.
-    home: usize,
+/// What the handshake queue is told of a connection.
+pub struct Admissible {
+    /// Whom it is counted for.
+    pub customer: CustomerId,
+    /// The customer's share.
+    pub weight: u32,
+    /// What the handshake will cost, microseconds of a core.
+    pub cost: u32,
+    /// When the client began to wait.
+    pub since: Instant,
 }
 
-/// A connection whose handshake is done, on its way to a serving thread.
+/// A connection whose handshake is done.
 pub struct Handshaken {
-    /// Parked.
+    /// The encrypted connection.
     pub stream: tls::Stream,
     /// What the handshake settled.
     pub settled: Settled,
@@ -51,124 +55,192 @@ pub struct Handshaken {
     pub server_name: Option<Hostname>,
     /// What the site asked of TLS then; a later reload may ask for more.
     pub tls: Option<SiteTls>,
-    /// What the connection holds.
-    pub holding: Holding,
+}
+
+/// A connection that waits for a handshake thread.
+pub struct Waiting {
+    next: Next,
+    answer: oneshot::Sender<Result<Stepped, Refusal>>,
+}
+
+enum Next {
+    /// To be begun for this server name.
+    Begin(Socket, Option<Hostname>),
+    GoOn(Box<Begun>),
+}
+
+/// A handshake that has begun.
+struct Begun {
+    handshake: tls::Handshake,
+    tls: Option<SiteTls>,
+    at: Instant,
+    /// Of the deadline and the client's round trips.
+    until: Instant,
+    _place: Place,
+}
+
+/// A handshake after a step, and whether it is over.
+struct Stepped {
+    begun: Box<Begun>,
+    over: Option<Result<tls::Established, Refusal>>,
+}
+
+/// A place among the handshakes that have begun.
+struct Place(Arc<Proxy>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.handshakes.end();
+    }
 }
 
 impl Waiting {
-    /// Parks the socket of a connection that has said hello.
-    ///
-    /// # Errors
-    /// The kernel's; the connection is lost then.
-    pub fn park(
-        mut socket: Socket,
-        server_name: Option<Hostname>,
-        holding: Holding,
-        home: usize,
-    ) -> std::io::Result<Waiting> {
-        socket.park()?;
-        Ok(Waiting { socket, server_name, holding, home })
+    fn new(next: Next) -> (Waiting, oneshot::Receiver<Result<Stepped, Refusal>>) {
+        let (answer, stepped) = oneshot::channel();
+        (Waiting { next, answer }, stepped)
     }
 
-    /// Ends it with a reset, counted under its reason and site.
-    pub fn turn_away(self, proxy: &Proxy, refusal: Refusal) {
-        self.socket.reset_on_close();
-        proxy.metrics.refused(QueueName::Handshake, refusal);
-        count_refusal(proxy, self.server_name.as_ref(), refusal);
-        let result = match refusal {
-            Refusal::ClientGone => HandshakeResult::Gone,
-            Refusal::HandshakeDeadline => HandshakeResult::Deadline,
-            _ => HandshakeResult::Refused,
+    /// Ends it with a reset, at once; its serving thread counts that.
+    pub fn turn_away(self, refusal: Refusal) {
+        if let Next::Begin(socket, _) = &self.next {
+            socket.reset_on_close();
+        }
+        drop(self.next);
+        // Nobody listens where the serving thread has ended.
+        let _ = self.answer.send(Err(refusal));
+    }
+
+    /// Takes one step, on a handshake thread.
+    fn step(self, proxy: &Arc<Proxy>, waited: Duration) {
+        let mut begun = match self.next {
+            Next::GoOn(begun) => begun,
+            Next::Begin(socket, server_name) => {
+                proxy.metrics.queue_wait(QueueName::Handshake, waited);
+                Box::new(Begun::new(proxy, socket, server_name.as_ref(), waited))
+            }
         };
-        count(proxy, result, None, Duration::ZERO);
+        // Its serving thread polls it again, with a waker of its own.
+        let over = match begun.handshake.poll_step(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => None,
+            Poll::Ready(over) => Some(over),
+        };
+        let _ = self.answer.send(Ok(Stepped { begun, over }));
     }
 }
 
 impl admission::Waiting for Waiting {
     fn is_gone(&self) -> bool {
-        self.socket.is_gone()
+        matches!(&self.next, Next::Begin(socket, _) if socket.is_gone())
     }
 }
 
-/// A handshake thread's work, until the process ends. `homes` leads to the serving threads.
-///
-/// One entry at a time is taken and computed up to the server's flight, which is nearly all the
-/// work; what is left waits for the client's round trip beside the others. So the queue is left in
-/// its own order and no faster than the thread computes, and a distant client holds a place, but
-/// not the thread. The places are a bound on memory alone.
-pub async fn work(proxy: Arc<Proxy>, homes: Vec<mpsc::Sender<Handshaken>>) {
-    let places = Arc::new(Semaphore::new(proxy.live().snapshot.queues.handshake_concurrency));
-    let homes: Rc<[_]> = homes.into();
-    // The semaphore is never closed.
-    while let Ok(place) = places.clone().acquire_owned().await {
-        let discard = |waiting: Waiting, refusal, _waited| waiting.turn_away(&proxy, refusal);
-        let (waiting, waited) = proxy.handshakes.next(discard).await;
-        proxy.metrics.queue_wait(QueueName::Handshake, waited);
-        let (proxy, homes) = (proxy.clone(), homes.clone());
-        let mut whole = Box::pin(async move {
-            run(proxy, waiting, waited, homes).await;
-            drop(place);
-        });
-        if poll_fn(|cx| Poll::Ready(whole.as_mut().poll(cx).is_pending())).await {
-            tokio::task::spawn_local(whole);
+impl Begun {
+    fn new(
+        proxy: &Arc<Proxy>,
+        socket: Socket,
+        server_name: Option<&Hostname>,
+        waited: Duration,
+    ) -> Begun {
+        let live = proxy.live();
+        let site = server_name.and_then(|name| live.site(name.as_str())).map(|(site, _)| &**site);
+        let config = live.snapshot.certs.server_config(certificate::tls_policy(site));
+        let left = live.snapshot.queues.handshake_deadline.saturating_sub(waited);
+        let at = Instant::now();
+        Begun {
+            handshake: tls::Handshake::begin(config, socket),
+            tls: site.map(|site| site.tls.clone()),
+            at,
+            until: at + left + ROUND_TRIPS,
+            _place: Place(proxy.clone()),
         }
-        // Lets the others take their clients' answers in before the next is begun.
-        tokio::task::yield_now().await;
+    }
+
+    /// Whether what is left is symmetric crypto alone.
+    fn is_nearly_over(&self) -> bool {
+        let verifies = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        self.handshake.has_signed() && !verifies
     }
 }
 
-async fn run(
-    proxy: Arc<Proxy>,
-    waiting: Waiting,
-    waited: Duration,
-    homes: Rc<[mpsc::Sender<Handshaken>]>,
-) {
-    let home = waiting.home;
-    let server_name = waiting.server_name.clone();
-    match handshake(&proxy, waiting, waited).await {
-        // A full channel keeps the place: backpressure, not a buffer.
-        Ok(handshaken) => drop(homes[home].send(handshaken).await),
-        Err(refusal) => count_refusal(&proxy, server_name.as_ref(), refusal),
+/// A handshake thread's work, for as long as the process runs. It takes one step at a time, so
+/// the queue is left in its own order and no faster than the thread computes.
+pub fn work(proxy: &Arc<Proxy>) {
+    loop {
+        let (waiting, waited) = proxy.handshakes.next(Waiting::turn_away);
+        waiting.step(proxy, waited);
     }
 }
 
-async fn handshake(
-    proxy: &Proxy,
-    waiting: Waiting,
-    waited: Duration,
+/// Takes a connection through the queue and its handshake; the gauge follows it. Counts how that
+/// ends, but for the site. *Cancel safety*: dropping it gives the handshake up, at its next step.
+///
+/// # Errors
+/// Why there is no handshake.
+pub async fn run(
+    thread: &Thread,
+    socket: Socket,
+    server_name: Option<Hostname>,
+    admissible: Admissible,
+    gauge: &mut ConnectionGauge,
 ) -> Result<Handshaken, Refusal> {
-    let begun = Instant::now();
-    let result = within_deadline(proxy, waiting, waited).await;
-    let elapsed = begun.elapsed();
-    match &result {
-        Ok(handshaken) => count(proxy, HandshakeResult::Ok, Some(handshaken.settled), elapsed),
-        Err(Refusal::ClientGone) => count(proxy, HandshakeResult::Gone, None, elapsed),
-        Err(Refusal::HandshakeDeadline) => count(proxy, HandshakeResult::Deadline, None, elapsed),
-        Err(_) => count(proxy, HandshakeResult::Failed, None, elapsed),
+    let proxy = &thread.proxy;
+    let (item, stepped) = Waiting::new(Next::Begin(socket, server_name.clone()));
+    let Admissible { customer, weight, cost, since } = admissible;
+    for (waiting, refusal) in proxy.handshakes.push(Entry { customer, weight, cost, since, item }) {
+        waiting.turn_away(refusal);
     }
-    result
+    let first = match stepped.await.unwrap_or(Err(Refusal::HandshakeFailed)) {
+        Ok(first) => first,
+        Err(refusal) => {
+            proxy.metrics.refused(QueueName::Handshake, refusal);
+            count(proxy, ended(refusal, HandshakeResult::Refused), None, Duration::ZERO);
+            return Err(refusal);
+        }
+    };
+    gauge.set(ConnectionState::Handshake);
+    let (at, tls) = (first.begun.at, first.begun.tls.clone());
+    match finish(thread, first).await {
+        Ok(tls::Established { stream, settled }) => {
+            gauge.set(ConnectionState::Idle);
+            count(proxy, HandshakeResult::Ok, Some(settled), at.elapsed());
+            Ok(Handshaken { stream, settled, server_name, tls })
+        }
+        Err(refusal) => {
+            count(proxy, ended(refusal, HandshakeResult::Failed), None, at.elapsed());
+            Err(refusal)
+        }
+    }
 }
 
-async fn within_deadline(
-    proxy: &Proxy,
-    waiting: Waiting,
-    waited: Duration,
-) -> Result<Handshaken, Refusal> {
-    let Waiting { mut socket, server_name, mut holding, home: _ } = waiting;
-    holding.gauge.set(ConnectionState::Handshake);
-    socket.unpark().map_err(|_| Refusal::ClientGone)?;
-    let live = proxy.live();
-    let site = server_name.as_ref().and_then(|name| live.site(name.as_str()));
-    let config =
-        live.snapshot.certs.server_config(certificate::tls_policy(site.map(|(site, _)| &**site)));
-    let tls = site.map(|(site, _)| site.tls.clone());
-    let left = live.snapshot.queues.handshake_deadline.saturating_sub(waited) + ROUND_TRIPS;
-    drop(live);
-    let done = tokio::time::timeout(left, tls::handshake(config, socket)).await;
-    let (mut stream, settled) = done.map_err(|_| Refusal::HandshakeDeadline)??;
-    holding.gauge.set(ConnectionState::Idle);
-    stream.get_mut().0.park().map_err(|_| Refusal::ClientGone)?;
-    Ok(Handshaken { stream, settled, server_name, tls, holding })
+/// Waits for the client, within the deadline, and lets what it says be worked on.
+async fn finish(thread: &Thread, mut stepped: Stepped) -> Result<tls::Established, Refusal> {
+    let deadline = thread.timers.deadline();
+    deadline.arm(stepped.begun.until.saturating_duration_since(Instant::now()));
+    loop {
+        let mut begun = match stepped {
+            Stepped { over: Some(over), .. } => return over,
+            Stepped { begun, over: None } => begun,
+        };
+        if begun.is_nearly_over() {
+            let over = deadline.bound(poll_fn(|cx| begun.handshake.poll_step(cx))).await;
+            return over.map_err(|_| Refusal::HandshakeDeadline)?;
+        }
+        let ready = deadline.bound(poll_fn(|cx| begun.handshake.poll_ready(cx))).await;
+        ready.map_err(|_| Refusal::HandshakeDeadline)?;
+        let (waiting, next) = Waiting::new(Next::GoOn(begun));
+        thread.proxy.handshakes.go_on(waiting);
+        stepped = next.await.unwrap_or(Err(Refusal::HandshakeFailed))?;
+    }
+}
+
+/// How a handshake ended that was refused for this reason; `otherwise` for any that has no result
+/// of its own.
+fn ended(refusal: Refusal, otherwise: HandshakeResult) -> HandshakeResult {
+    match refusal {
+        Refusal::ClientGone => HandshakeResult::Gone,
+        Refusal::HandshakeDeadline => HandshakeResult::Deadline,
+        _ => otherwise,
+    }
 }
 
 fn count(proxy: &Proxy, result: HandshakeResult, settled: Option<Settled>, elapsed: Duration) {
@@ -180,12 +252,4 @@ fn count(proxy: &Proxy, result: HandshakeResult, settled: Option<Settled>, elaps
     let resumed = settled.is_some_and(|settled| settled.resumed);
     let resumption = if resumed { Resumption::Resumed } else { Resumption::Full };
     proxy.metrics.handshake(HandshakeOutcome { result, version, resumption }, elapsed);
-}
-
-fn count_refusal(proxy: &Proxy, server_name: Option<&Hostname>, refusal: Refusal) {
-    let live = proxy.live();
-    match server_name.and_then(|name| live.site(name.as_str())) {
-        Some((_, state)) => state.metrics.refused(refusal),
-        None => proxy.metrics.turned_away(refusal),
-    }
 }

@@ -79,7 +79,7 @@ impl Proxy {
         let snapshot = Arc::new(snapshot);
         Arc::new(Proxy {
             generation: AtomicU64::new(snapshot.generation),
-            handshakes: HandshakeQueue::new(handshake_limits(&snapshot)),
+            handshakes: HandshakeQueue::new(handshake_limits(&snapshot), places(&snapshot)),
             live: ArcSwap::from_pointee(Live::new(snapshot, access, &metrics, None)),
             metrics,
             findings: FindingsStore::default(),
@@ -98,7 +98,7 @@ impl Proxy {
         let snapshot = Arc::new(snapshot);
         let generation = snapshot.generation;
         for (waiting, refusal) in self.handshakes.reconfigure(handshake_limits(&snapshot)) {
-            waiting.turn_away(self, refusal);
+            waiting.turn_away(refusal);
         }
         let live = Live::new(snapshot, access, &self.metrics, Some(&self.live()));
         self.live.store(Arc::new(live));
@@ -119,6 +119,11 @@ impl Proxy {
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
+}
+
+/// Handshakes of the process that may have begun.
+fn places(snapshot: &Snapshot) -> usize {
+    snapshot.queues.handshake_concurrency * snapshot.runtime.threads
 }
 
 fn handshake_limits(snapshot: &Snapshot) -> HandshakeLimits {
@@ -219,8 +224,6 @@ pub type Here = Rc<Arc<Live>>;
 pub struct Thread {
     /// The process's part.
     pub proxy: Arc<Proxy>,
-    /// From 0.
-    pub number: usize,
     /// The thread's deadlines.
     pub timers: Rc<Timers>,
     /// The thread's connections to endpoints.
@@ -231,11 +234,11 @@ pub struct Thread {
 
 impl Thread {
     /// A thread's part, on the thread itself.
-    pub fn new(proxy: Arc<Proxy>, number: usize) -> Rc<Thread> {
+    pub fn new(proxy: Arc<Proxy>) -> Rc<Thread> {
         let timers = Timers::new();
         let client = Client::new(timers.clone());
         let live = RefCell::new(Rc::new(proxy.live()));
-        Rc::new(Thread { proxy, number, timers, client, live, request_ids: RequestIds::default() })
+        Rc::new(Thread { proxy, timers, client, live, request_ids: RequestIds::default() })
     }
 
     /// What is served now; one look at a counter unless there was a reload.

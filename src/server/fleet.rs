@@ -1,9 +1,8 @@
 //! The edge's threads: serving threads, each with a handshake thread beside it.
 //!
-//! A serving thread accepts, reads hellos and serves; a handshake thread takes from the queue of
-//! all and sends back. Both are current-thread runtimes: a connection never leaves its serving
-//! thread but for its handshake. The control thread talks to the serving threads by bounded
-//! channels of [`Order`]s.
+//! A serving thread accepts, reads hellos and serves: a current-thread runtime, which a connection
+//! never leaves. A handshake thread computes what the queue of all hands it, and has no runtime.
+//! The control thread talks to the serving threads by bounded channels of [`Order`]s.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -16,15 +15,12 @@ use tokio::task::LocalSet;
 
 use crate::listener::{Accepted, Acceptor};
 use crate::proxy::connection::{self, Arrival};
-use crate::proxy::handshake::{self, Handshaken};
+use crate::proxy::handshake;
 use crate::proxy::{ConnectionSlot, Proxy, Thread};
 use crate::shards;
 
 /// Orders that may wait for a serving thread: a reload sends one for each listener.
 const ORDERS_MAX: usize = 64;
-
-/// Finished handshakes on their way to one serving thread; a full channel slows the handshakes.
-const HANDSHAKEN_MAX: usize = 64;
 
 /// While all places are taken, the accept loop looks this often whether one is free.
 const FULL_PAUSE: Duration = Duration::from_millis(5);
@@ -76,21 +72,20 @@ impl Fleet {
     /// # Errors
     /// Where the system gives no thread.
     pub fn start(proxy: &Arc<Proxy>, count: usize) -> std::io::Result<Fleet> {
-        let (mut orders, mut homes, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut orders, mut threads) = (Vec::new(), Vec::new());
         for number in 0..count {
             let (order, orders_here) = mpsc::channel(ORDERS_MAX);
-            let (home, arriving) = mpsc::channel(HANDSHAKEN_MAX);
             orders.push(order);
-            homes.push(home);
             let proxy = proxy.clone();
-            let work = move || run_thread(number, serve(proxy, number, orders_here, arriving));
+            let work = move || run_thread(number, serve(proxy, orders_here));
             threads.push(spawn(format!("sluss-serve-{number}"), work)?);
         }
         for number in 0..count {
-            let (proxy, homes) = (proxy.clone(), homes.clone());
+            let proxy = proxy.clone();
             let work = move || {
                 lower_priority();
-                run_thread(count + number, handshake::work(proxy, homes));
+                shards::register_thread(count + number);
+                handshake::work(&proxy);
             };
             threads.push(spawn(format!("sluss-tls-{number}"), work)?);
         }
@@ -130,27 +125,17 @@ fn run_thread(number: usize, work: impl Future<Output = ()>) {
     }
 }
 
-async fn serve(
-    proxy: Arc<Proxy>,
-    number: usize,
-    mut orders: mpsc::Receiver<Order>,
-    mut arriving: mpsc::Receiver<Handshaken>,
-) {
-    let thread = Thread::new(proxy, number);
+async fn serve(proxy: Arc<Proxy>, mut orders: mpsc::Receiver<Order>) {
+    let thread = Thread::new(proxy);
     tokio::task::spawn_local(thread.timers.clone().sweep());
     tokio::task::spawn_local(thread.client.clone().sweep());
-    loop {
-        tokio::select! {
-            Some(handshaken) = arriving.recv() => {
-                tokio::task::spawn_local(connection::serve(thread.clone(), handshaken));
+    // The sender lives as long as the process.
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Listen(listener) => {
+                tokio::task::spawn_local(accept(thread.clone(), listener));
             }
-            order = orders.recv() => match order {
-                Some(Order::Listen(listener)) => {
-                    tokio::task::spawn_local(accept(thread.clone(), listener));
-                }
-                Some(Order::LookAround) => thread.timers.wake_all(),
-                None => return,
-            }
+            Order::LookAround => thread.timers.wake_all(),
         }
     }
 }

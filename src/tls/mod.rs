@@ -1,17 +1,20 @@
 //! TLS towards the client: the hello before any crypto, the handshake, and the stream after it.
 //!
-//! A handshake runs on its own thread, at lower priority than serving; the socket travels there
-//! parked, and the finished stream travels back the same way.
+//! A handshake's costly steps run on their own thread, at lower priority than serving; the socket
+//! stays with its serving thread's runtime meanwhile.
 
 pub mod hello;
 pub mod socket;
 
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use rustls::ServerConfig;
-use tokio::io::AsyncWriteExt;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{Accept, TlsAcceptor};
 
 pub use socket::Socket;
 
@@ -32,33 +35,65 @@ pub struct Settled {
     pub http2: bool,
 }
 
-/// Runs the server's side of the handshake on a live socket whose first bytes are the hello's.
-/// The caller bounds it in time. *Cancel safety*: dropping the future drops the connection.
-///
-/// # Errors
-/// `HandshakeFailed` where TLS fails (an alert has been sent); `ClientGone` where the client closed
-/// or reset in between.
-pub async fn handshake(
-    config: Arc<ServerConfig>,
-    socket: Socket,
-) -> Result<(Stream, Settled), Refusal> {
-    let accepted = TlsAcceptor::from(config).accept(socket).into_fallible().await;
-    let mut stream = accepted.map_err(|(error, _socket)| match error.kind() {
-        std::io::ErrorKind::InvalidData => Refusal::HandshakeFailed,
-        _ => Refusal::ClientGone,
-    })?;
-    // The last flight (TLS 1.3: the ticket) must not stay in a buffer while the stream is moved.
-    stream.flush().await.map_err(|_| Refusal::ClientGone)?;
-    let session = stream.get_ref().1;
-    let settled = Settled {
-        version: match session.protocol_version() {
-            Some(rustls::ProtocolVersion::TLSv1_2) => TlsVersion::Tls12,
-            _ => TlsVersion::Tls13,
-        },
-        resumed: session.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
-        http2: session.alpn_protocol() == Some(b"h2"),
-    };
-    Ok((stream, settled))
+/// A handshake that is done.
+pub struct Established {
+    /// The encrypted connection.
+    pub stream: Stream,
+    /// What was settled.
+    pub settled: Settled,
+}
+
+/// The server's side of a handshake, step by step: each poll does what the bytes that are here
+/// allow. It may be polled on any thread; the caller bounds it in time. Dropping it drops the
+/// connection.
+pub struct Handshake(Accept<Socket>);
+
+impl Handshake {
+    /// Begins on a socket whose first bytes are the hello's. The first step does the work.
+    pub fn begin(config: Arc<ServerConfig>, socket: Socket) -> Handshake {
+        Handshake(TlsAcceptor::from(config).accept(socket))
+    }
+
+    /// Goes on as far as the client's bytes allow.
+    ///
+    /// # Errors
+    /// `HandshakeFailed` where TLS fails (an alert has been sent); `ClientGone` where the client
+    /// closed or reset in between.
+    pub fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Established, Refusal>> {
+        let accepted = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(match accepted {
+            Ok(stream) => Ok(Established { settled: Settled::of(&stream), stream }),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(Refusal::HandshakeFailed)
+            }
+            Err(_) => Err(Refusal::ClientGone),
+        })
+    }
+
+    /// Ready once a step can go on.
+    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.get_ref().map_or(Poll::Ready(()), |socket| socket.poll_ready(cx))
+    }
+
+    /// Whether TLS 1.3 has sent the server's flight. The key exchange and the signature are behind
+    /// it (RFC 8446 2): what is left costs symmetric crypto, unless a client's certificate comes.
+    pub fn has_signed(&self) -> bool {
+        self.0.get_ref().is_some_and(Socket::encrypts)
+    }
+}
+
+impl Settled {
+    fn of(stream: &Stream) -> Settled {
+        let session = stream.get_ref().1;
+        Settled {
+            version: match session.protocol_version() {
+                Some(rustls::ProtocolVersion::TLSv1_2) => TlsVersion::Tls12,
+                _ => TlsVersion::Tls13,
+            },
+            resumed: session.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
+            http2: session.alpn_protocol() == Some(b"h2"),
+        }
+    }
 }
 
 /// Tells a client why it gets no handshake: a fatal alert in plain text (RFC 8446 6), as small as
@@ -66,7 +101,7 @@ pub async fn handshake(
 pub fn alert(socket: &Socket, description: Alert) {
     let record = [21, 3, 3, 0, 2, 2, description as u8];
     // The send buffer of a connection that has sent nothing is empty: this is one segment.
-    let _ = socket.with_socket(|socket| socket2::SockRef::from(&socket).send(&record));
+    let _ = socket2::SockRef::from(socket).send(&record);
 }
 
 /// The alerts sent before a handshake begins (RFC 8446 6.2).

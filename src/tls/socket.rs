@@ -1,8 +1,9 @@
-//! A client's TCP connection that can move between threads.
+//! A client's TCP connection.
 //!
-//! A socket is *live* on the runtime that polls it, or *parked*: taken out of every runtime, so
-//! that it may be sent to another thread, with or without a TLS session around it. Bytes already
-//! read from it (the ClientHello, or what followed a PROXY header) are handed out again first.
+//! It stays registered with its serving thread's runtime for its whole life, and may be polled on
+//! another thread meanwhile: a handshake step reads and writes it there, without a runtime. Bytes
+//! already read from it (the ClientHello, or what followed a PROXY header) are handed out again
+//! first.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,29 +17,27 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+/// The content type of an encrypted TLS 1.3 record (RFC 8446 5.2).
+const APPLICATION_DATA: u8 = 23;
+
 /// A client's TCP connection.
 #[derive(Debug)]
 pub struct Socket {
-    place: Place,
+    stream: TcpStream,
     unread: Bytes,
     /// The client, as the kernel or a trusted PROXY header names it.
     pub client: SocketAddr,
     /// The address it connected to.
     pub local: SocketAddr,
-}
-
-#[derive(Debug)]
-enum Place {
-    Live(TcpStream),
-    Parked(std::net::TcpStream),
-    /// Only while moving, or after moving failed: every use is an error.
-    Lost,
+    encrypts: bool,
+    write_stalled: bool,
 }
 
 impl Socket {
     /// Takes an accepted connection that lives on the current runtime.
     pub fn new(stream: TcpStream, client: SocketAddr, local: SocketAddr) -> Socket {
-        Socket { place: Place::Live(stream), unread: Bytes::new(), client, local }
+        let unread = Bytes::new();
+        Socket { stream, unread, client, local, encrypts: false, write_stalled: false }
     }
 
     /// Bytes to be handed out before those still in the kernel.
@@ -46,38 +45,25 @@ impl Socket {
         self.unread = unread;
     }
 
-    /// Takes it out of its runtime, so that it may be sent to another thread.
-    ///
-    /// # Errors
-    /// Those of the kernel; the connection is lost then.
-    pub fn park(&mut self) -> io::Result<()> {
-        if let Place::Live(stream) = std::mem::replace(&mut self.place, Place::Lost) {
-            self.place = Place::Parked(stream.into_std()?);
-        }
-        Ok(())
+    /// Whether an encrypted record has been written.
+    pub fn encrypts(&self) -> bool {
+        self.encrypts
     }
 
-    /// Brings it to life on the current runtime.
-    ///
-    /// # Errors
-    /// Those of the kernel; the connection is lost then.
-    pub fn unpark(&mut self) -> io::Result<()> {
-        if let Place::Parked(stream) = std::mem::replace(&mut self.place, Place::Lost) {
-            self.place = Place::Live(TcpStream::from_std(stream)?);
-        }
-        Ok(())
+    /// Ready once there is something to read, or room for a write that did not fit.
+    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let ready = match self.write_stalled {
+            true => self.stream.poll_write_ready(cx),
+            false => self.stream.poll_read_ready(cx),
+        };
+        // An error shows itself to whoever reads or writes next.
+        ready.map(drop)
     }
 
     /// Whether the client has closed or reset the connection: a look that consumes nothing.
     /// One system call.
     pub fn is_gone(&self) -> bool {
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        let peeked = match &self.place {
-            Place::Live(stream) => SockRef::from(stream).peek(&mut byte),
-            Place::Parked(stream) => SockRef::from(stream).peek(&mut byte),
-            Place::Lost => return true,
-        };
-        match peeked {
+        match SockRef::from(&self.stream).peek(&mut [std::mem::MaybeUninit::uninit()]) {
             Ok(count) => count == 0,
             Err(error) => error.kind() != io::ErrorKind::WouldBlock,
         }
@@ -85,14 +71,13 @@ impl Socket {
 
     /// Ready once the client has closed or reset the connection; pending while bytes are unread.
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let Place::Live(stream) = &self.place else { return Poll::Ready(()) };
         loop {
-            if ready!(stream.poll_read_ready(cx)).is_err() {
+            if ready!(self.stream.poll_read_ready(cx)).is_err() {
                 return Poll::Ready(());
             }
             let mut byte = [std::mem::MaybeUninit::uninit()];
-            let peek = || SockRef::from(stream).peek(&mut byte);
-            match stream.try_io(Interest::READABLE, peek) {
+            let peek = || SockRef::from(&self.stream).peek(&mut byte);
+            match self.stream.try_io(Interest::READABLE, peek) {
                 Ok(0) => return Poll::Ready(()),
                 Ok(_) => return Poll::Pending,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -104,34 +89,19 @@ impl Socket {
     /// Makes the next close a reset: the peer learns at once, and no state stays in the kernel.
     pub fn reset_on_close(&self) {
         // Failing only makes the close a polite one.
-        let _ = self.with_socket(|socket| SockRef::from(&socket).set_linger(Some(Duration::ZERO)));
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
 
-    /// Runs `work` on the kernel's socket, wherever it lives.
-    ///
-    /// # Errors
-    /// Those of `work`; `NotConnected` where the socket was lost while moving.
-    pub fn with_socket<T>(
-        &self,
-        work: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
-    ) -> io::Result<T> {
-        match &self.place {
-            Place::Live(stream) => work(stream.as_fd()),
-            Place::Parked(stream) => work(stream.as_fd()),
-            Place::Lost => Err(io::ErrorKind::NotConnected.into()),
-        }
-    }
-
-    fn live(&mut self) -> io::Result<Pin<&mut TcpStream>> {
-        match &mut self.place {
-            Place::Live(stream) => Ok(Pin::new(stream)),
-            Place::Parked(_) | Place::Lost => Err(not_live()),
-        }
+    fn wrote<T>(&mut self, written: Poll<T>) -> Poll<T> {
+        self.write_stalled = written.is_pending();
+        written
     }
 }
 
-fn not_live() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the socket is between two threads")
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
 }
 
 impl AsyncRead for Socket {
@@ -149,7 +119,7 @@ impl AsyncRead for Socket {
             }
             return Poll::Ready(Ok(()));
         }
-        self.live()?.poll_read(cx, buffer)
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
@@ -159,15 +129,21 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.live()?.poll_write(cx, bytes)
+        self.encrypts = self.encrypts || bytes.first() == Some(&APPLICATION_DATA);
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(written)
     }
 
+    /// rustls hands over one slice a record.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.live()?.poll_write_vectored(cx, slices)
+        self.encrypts =
+            self.encrypts || slices.iter().any(|slice| slice.first() == Some(&APPLICATION_DATA));
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -175,10 +151,10 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.live()?.poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.live()?.poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
