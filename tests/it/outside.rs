@@ -69,6 +69,12 @@ fn openssl_gets_both_versions_and_the_right_certificate() {
         assert!(good && text.contains(name), "{version}: {text} {told}");
         assert!(text.contains("Verify return code: 0 (ok)"), "{text}");
     }
+    // A key share for P-521, which the edge does not have: it asks for another hello (RFC 8446 4.1.4).
+    let Some(mut retried) = tool("openssl") else { return };
+    retried.args(["s_client", "-connect", &address, "-servername", "a.test", "-msg"]);
+    let (good, out, told) = run(retried.args(["-groups", "P-521:X25519"]));
+    let text = String::from_utf8_lossy(&out);
+    assert!(good && text.contains("TLSv1.3") && text.matches("ClientHello").count() == 2, "{told}");
     let Some(mut old) = tool("openssl") else { return };
     let (good, ..) =
         run(old.args(["s_client", "-connect", &address, "-servername", "a.test", "-tls1_1"]));
