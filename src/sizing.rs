@@ -56,6 +56,8 @@ pub enum KeyType {
 /// What the edge can do on this machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Capacity {
+    /// Serving threads of the edge that was measured; the sizes are for those of [`Bounds`].
+    pub threads: usize,
     /// Full handshakes with one small request, for each key type in use.
     pub full_handshakes: Vec<(KeyType, Measured)>,
     /// Resumed handshakes with one small request.
@@ -236,13 +238,14 @@ pub fn cpu_model(cpuinfo: &str) -> Option<String> {
 /// Computes all sizes.
 pub fn size(capacity: &Capacity, goals: &Goals, bounds: &Bounds) -> Sizing {
     let slowest = slowest_handshake(capacity);
+    let threads = bounds.threads.max(1);
     let mut figures = Vec::new();
     figures.push(backlog(goals));
     figures.push(connections(capacity, goals, bounds));
-    let concurrency = concurrency(slowest, goals, bounds);
-    let in_flight = concurrency.value.count() * bounds.threads.max(1) as u64;
+    let concurrency = concurrency(slowest, goals);
+    let in_flight = concurrency.value.count() * threads as u64;
     figures.push(concurrency);
-    figures.push(handshake_depth(slowest, goals, in_flight));
+    figures.push(handshake_depth(slowest, goals, threads, in_flight));
     figures.push(deadline("handshake_deadline", goals.handshake_deadline));
     figures.push(request_depth(goals));
     figures.push(deadline("request_deadline", goals.request_deadline));
@@ -254,25 +257,29 @@ pub fn size(capacity: &Capacity, goals: &Goals, bounds: &Bounds) -> Sizing {
         reason: "each site's endpoints have their own; the edge finds it from their latency",
     });
     figures.push(age_alarm(goals));
-    figures.extend(costs(capacity, bounds));
+    figures.extend(costs(capacity));
     let advice = advice(&figures, bounds);
     Sizing { figures, advice }
 }
 
-/// What a handshake rate stands for in the arithmetic.
+/// The rate that a queue of handshakes is emptied at, by each serving thread.
 #[derive(Clone, Copy)]
 struct Slowest {
     name: &'static str,
-    per_second: f64,
+    per_thread: f64,
 }
 
 /// Of the key types in use: sized for the fastest, a flood against the slowest would hold work for
 /// longer than the deadline.
 fn slowest_handshake(capacity: &Capacity) -> Slowest {
-    let resumed = Slowest { name: "resumed", per_second: capacity.resumptions.per_second };
-    let full = capacity.full_handshakes.iter();
-    full.map(|(key, rate)| Slowest { name: key.label(), per_second: rate.per_second })
-        .fold(resumed, |one, other| if other.per_second < one.per_second { other } else { one })
+    let rate = |name, measured: Measured| {
+        let per_thread = measured.per_second / capacity.threads.max(1) as f64;
+        Slowest { name, per_thread }
+    };
+    let full = capacity.full_handshakes.iter().map(|(key, measured)| rate(key.label(), *measured));
+    full.fold(rate("resumed", capacity.resumptions), |one, other| {
+        if other.per_thread < one.per_thread { other } else { one }
+    })
 }
 
 fn backlog(goals: &Goals) -> Figure {
@@ -314,18 +321,17 @@ fn connections(capacity: &Capacity, goals: &Goals, bounds: &Bounds) -> Figure {
     }
 }
 
-fn concurrency(slowest: Slowest, goals: &Goals, bounds: &Bounds) -> Figure {
-    let threads = bounds.threads.max(1);
-    let rate = slowest.per_second / threads as f64;
+fn concurrency(slowest: Slowest, goals: &Goals) -> Figure {
     let held = (goals.handshake_deadline + goals.round_trips).as_secs_f64();
-    let silent = rate * held;
+    let silent = slowest.per_thread * held;
     Figure {
         section: "queues",
         key: "handshake_concurrency",
         value: Value::Count((silent.ceil() as u64).clamp(32, 16_384)),
         arithmetic: format!(
-            "{rate:.0} {} handshakes/s on each of {threads} threads x ({} + {} of round trips) = \
-             {silent:.0}, at least 32",
+            "{:.0} {} handshakes/s on each thread x ({} + {} of round trips) = {silent:.0}, at \
+             least 32",
+            slowest.per_thread,
             slowest.name,
             Time(goals.handshake_deadline),
             Time(goals.round_trips)
@@ -335,17 +341,18 @@ fn concurrency(slowest: Slowest, goals: &Goals, bounds: &Bounds) -> Figure {
     }
 }
 
-fn handshake_depth(slowest: Slowest, goals: &Goals, in_flight: u64) -> Figure {
+fn handshake_depth(slowest: Slowest, goals: &Goals, threads: usize, in_flight: u64) -> Figure {
     let share = 1.0 - goals.established_share.clamp(0.0, 0.95);
-    let work = slowest.per_second * share * goals.handshake_deadline.as_secs_f64();
+    let deadline = goals.handshake_deadline.as_secs_f64();
+    let work = threads as f64 * slowest.per_thread * share * deadline;
     Figure {
         section: "queues",
         key: "handshake_depth",
-        value: Value::Count((work as u64).clamp(64, 65_536)),
+        value: Value::Count((work.round() as u64).clamp(64, 65_536)),
         arithmetic: format!(
-            "{:.0} {} handshakes/s x {:.0} % x {} = {work:.0}, at least 64; {in_flight} more are \
-             in flight",
-            slowest.per_second,
+            "{threads} threads x {:.0} {} handshakes/s x {:.0} % x {} = {work:.0}, at least 64; \
+             {in_flight} more are in flight",
+            slowest.per_thread,
             slowest.name,
             100.0 * share,
             Time(goals.handshake_deadline)
@@ -390,8 +397,8 @@ fn age_alarm(goals: &Goals) -> Figure {
 }
 
 /// What fairness charges: microseconds of a core, from the same measurements.
-fn costs(capacity: &Capacity, bounds: &Bounds) -> Vec<Figure> {
-    let threads = bounds.threads.max(1);
+fn costs(capacity: &Capacity) -> Vec<Figure> {
+    let threads = capacity.threads.max(1);
     let figure = |key, rate: Measured| {
         let cost = threads as f64 * 1e6 / rate.per_second.max(1.0);
         Figure {

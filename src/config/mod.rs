@@ -11,6 +11,7 @@ mod endpoint;
 mod file;
 mod listen;
 mod load;
+pub mod machine;
 mod process;
 pub mod report;
 mod resolve;

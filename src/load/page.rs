@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::load::outcome::{Outcome, Span};
 use crate::load::plot::{Axis, Colour, Curve, Draw, Scale, figure};
-use crate::load::report::{Point, Report, TrafficReport};
+use crate::load::report::{HostReport, Point, Report, TrafficReport};
 use crate::load::table::milliseconds;
 
 const STYLE: &str = include_str!("page/style.css");
@@ -19,11 +19,7 @@ const FRACTION: Axis = Axis { scale: Scale::Nines, label: "of the completed work
 /// The whole page.
 pub fn html(report: &Report) -> String {
     let mut out = format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; \
-         style-src 'unsafe-inline'\"><title>sluss load</title><style>{STYLE}</style></head><body>\
-         <h1>sluss load</h1><p>{}</p><p class=\"quiet\">{} · {} s · seed {} · sluss {} · the \
+        "<h1>sluss load</h1><p>{}</p><p class=\"quiet\">{} · {} s · seed {} · sluss {} · the \
          generator used {:.1} s of CPU time</p>",
         escape(&report.target),
         escape(&report.began),
@@ -35,8 +31,31 @@ pub fn html(report: &Report) -> String {
     for traffic in &report.traffics {
         write_traffic(&mut out, traffic, report.slot_seconds);
     }
-    out.push_str("</body></html>\n");
-    out
+    whole("sluss load", &out)
+}
+
+/// A page of ours around what is in it: it has its style within and lets nothing in from outside.
+pub fn whole(title: &str, body: &str) -> String {
+    format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; \
+         style-src 'unsafe-inline'\"><title>{title}</title><style>{STYLE}</style></head><body>\
+         {body}</body></html>\n"
+    )
+}
+
+/// A table that can be scrolled on a narrow screen.
+pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
+    let cells = |tag: &str, cells: &mut dyn Iterator<Item = &str>| {
+        let cells: Vec<String> =
+            cells.map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
+        format!("<tr>{}</tr>", cells.concat())
+    };
+    let head = cells("th", &mut heads.iter().copied());
+    let rows = rows.iter().map(|row| cells("td", &mut row.iter().map(String::as_str)));
+    let rows: Vec<String> = rows.collect();
+    format!("<div class=\"table\"><table>{head}{}</table></div>", rows.concat())
 }
 
 fn write_traffic(out: &mut String, traffic: &TrafficReport, slot_seconds: f64) {
@@ -186,27 +205,19 @@ fn write_hosts(out: &mut String, traffic: &TrafficReport) {
     if traffic.hosts.is_empty() {
         return;
     }
-    out.push_str(
-        "<div class=\"table\"><table><tr><th>host</th><th>offered</th><th>completed</th>\
-         <th>p50, ms</th><th>p99, ms</th></tr>",
-    );
     let cell = |value: Option<f64>| value.map_or(String::new(), milliseconds);
-    for host in traffic.hosts.iter().take(HOSTS_SHOWN_MAX) {
+    let row = |host: &HostReport| {
         let completed = host.outcomes.get(Outcome::Completed.name()).copied().unwrap_or(0);
-        let _ = write!(
-            out,
-            "<tr><td>{}</td><td>{}</td><td>{:.1} %</td><td>{}</td><td>{}</td></tr>",
-            escape(&host.host),
-            host.offered,
-            completed as f64 / host.offered as f64 * 100.0,
-            cell(host.p50),
-            cell(host.p99)
-        );
-    }
-    out.push_str("</table></div>");
+        let part = completed as f64 / host.offered as f64 * 100.0;
+        let (name, offered) = (host.host.clone(), host.offered.to_string());
+        vec![name, offered, format!("{part:.1} %"), cell(host.p50), cell(host.p99)]
+    };
+    let rows: Vec<Vec<String>> = traffic.hosts.iter().take(HOSTS_SHOWN_MAX).map(row).collect();
+    out.push_str(&table(&["host", "offered", "completed", "p50, ms", "p99, ms"], &rows));
 }
 
-fn escape(text: &str) -> String {
+/// Text between tags or in quotes.
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

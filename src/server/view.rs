@@ -13,6 +13,7 @@ use crate::admin::{
     Reloading, Serving, SiteRow, View,
 };
 use crate::admission::QueueState;
+use crate::config::machine::this_machine;
 use crate::config::report::{ReloadResult, Report};
 use crate::findings;
 use crate::listener::backlog;
@@ -302,27 +303,8 @@ fn first(report: &Report) -> String {
 /// How this machine differs from the one that `queues.toml` was measured on.
 fn machine_differs(live: &Live) -> Option<String> {
     let measured = live.snapshot.queues.measured_on.as_ref()?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut differences = Vec::new();
-    if let Some(then) = measured.cores.filter(|then| *then != cores) {
-        differences.push(format!("measured on {then} cores, this machine has {cores}"));
-    }
-    if let (Some(then), Some(now)) = (&measured.cpu, cpu_model())
-        && *then != now
-    {
-        differences.push(format!("measured on {then:?}, this is {now:?}"));
-    }
-    let version = env!("CARGO_PKG_VERSION");
-    if let Some(then) = measured.version.as_ref().filter(|then| *then != version) {
-        differences.push(format!("measured with version {then}, this is {version}"));
-    }
+    let differences = this_machine(&live.snapshot.certs).differences(measured);
     (!differences.is_empty()).then(|| differences.join("; "))
-}
-
-fn cpu_model() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
 }
 
 fn endpoint_row(endpoint: EndpointSummary) -> EndpointRow {

@@ -8,6 +8,7 @@ fn rate(per_second: f64) -> Measured {
 
 fn capacity() -> Capacity {
     Capacity {
+        threads: 2,
         full_handshakes: vec![(KeyType::Ecdsa, rate(6_000.0)), (KeyType::Rsa, rate(2_000.0))],
         resumptions: rate(8_000.0),
         requests_h1: rate(60_000.0),
@@ -56,6 +57,16 @@ fn without_rsa_the_queue_may_be_deeper() {
     let sizing = size(&capacity, &Goals::default(), &bounds());
     check(&sizing, "handshake_depth", "4800");
     assert!(sizing.figures.iter().all(|figure| figure.key != "full_rsa"));
+}
+
+#[test]
+fn half_of_the_threads_measured_size_all_of_them() {
+    let mut capacity = capacity();
+    capacity.threads = 1;
+    let sizing = size(&capacity, &Goals::default(), &bounds());
+    check(&sizing, "handshake_depth", "3200"); // 2 x 2,000/s x 80 % x 1 s
+    check(&sizing, "handshake_concurrency", "3200"); // 2,000/s a thread x 1.6 s
+    check(&sizing, "full_rsa", "500");
 }
 
 #[test]
@@ -108,7 +119,7 @@ fn the_file_shows_the_arithmetic_beside_each_figure() {
     };
     let sizing = size(&capacity(), &Goals::default(), &bounds());
     let text = sizing.render(&machine);
-    assert!(text.contains("# 2000 RSA-2048 handshakes/s x 80 % x 1s = 1600"), "{text}");
+    assert!(text.contains("# 2 threads x 1000 RSA-2048 handshakes/s x 80 % x 1s = 1600"), "{text}");
     assert!(text.lines().all(|line| line.len() <= 96));
     let read: toml::Table = text.parse().unwrap();
     assert_eq!(read["machine"]["cpu"].as_str(), Some("a \"quoted\" model"));

@@ -24,5 +24,6 @@ mod outside;
 mod refusals;
 mod reload;
 mod screening;
+mod size;
 mod timeouts;
 mod truncation;

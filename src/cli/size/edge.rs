@@ -2,8 +2,9 @@
 //!
 //! The configuration is the operator's, with what a measurement must not touch replaced: ports of
 //! the loopback address that the system chooses, an own state folder, throwaway certificates, sites
-//! that lead to the endpoint in this process, no access log. Threads, queues, timeouts and header
-//! rules stay as they are. Folder and child are gone when the values are dropped.
+//! that lead to the endpoint in this process, no access log. Queues, timeouts and header
+//! rules stay as they are, but for the threads: one for each core that the edge has here. Folder and
+//! child are gone when the values are dropped.
 
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder};
@@ -11,7 +12,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_RSA_SHA256, RsaKeySize, SanType};
 use toml::{Table, Value};
 
+use super::cores::Cores;
+use super::traces::Traces;
+use crate::load::target::Url;
 use crate::names::Hostname;
 use crate::sizing::KeyType;
 
@@ -30,17 +34,37 @@ const LAST_WORDS: usize = 8;
 /// The folder with the configuration.
 pub struct Scene {
     folder: PathBuf,
+    traces: Traces,
+    cores: Cores,
 }
 
 /// A running edge.
 pub struct Edge {
-    child: Child,
+    traces: Traces,
+    /// Its process.
+    pub process: u32,
     /// Its TLS listener.
     pub address: SocketAddr,
 }
 
-/// The host whose certificate has a key of this type.
-pub fn host(key: KeyType) -> Result<Hostname> {
+/// What the configuration is made from.
+pub struct Outline<'o> {
+    /// The operator's main file.
+    pub main: &'o Path,
+    /// The serving threads that the edge is to have.
+    pub threads: usize,
+    /// A site for each.
+    pub keys: &'o [KeyType],
+    /// The endpoint behind it.
+    pub origin: SocketAddr,
+}
+
+/// The page of the host whose certificate has a key of this type.
+pub fn page(key: KeyType) -> Result<Url> {
+    Ok(Url::parse(&format!("https://{}/", host(key)?.as_str()))?)
+}
+
+fn host(key: KeyType) -> Result<Hostname> {
     Ok(Hostname::parse(match key {
         KeyType::Ecdsa => "ecdsa.localhost",
         KeyType::Rsa => "rsa.localhost",
@@ -49,27 +73,33 @@ pub fn host(key: KeyType) -> Result<Hostname> {
 
 impl Scene {
     /// Writes everything but the queues' file, in a folder that nobody else may enter.
-    pub fn make(main: &Path, keys: &[KeyType], origin: SocketAddr) -> Result<Scene> {
+    pub fn make(outline: &Outline<'_>, cores: &Cores, traces: &Traces) -> Result<Scene> {
         let folder = std::env::temp_dir().join(format!("sluss-size-{}", std::process::id()));
-        let made = DirBuilder::new().mode(0o700).create(&folder);
-        made.with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        let scene = Scene { folder };
-        scene.fill(main, keys, origin)?;
+        {
+            let mut left = traces.hold();
+            let made = DirBuilder::new().mode(0o700).create(&folder);
+            made.with_context(|| format!("cannot make the folder {}", folder.display()))?;
+            left.folder = Some(folder.clone());
+        }
+        let scene = Scene { folder, traces: traces.clone(), cores: cores.clone() };
+        scene.fill(outline)?;
         Ok(scene)
     }
 
-    fn fill(&self, main: &Path, keys: &[KeyType], origin: SocketAddr) -> Result<()> {
+    fn fill(&self, outline: &Outline<'_>) -> Result<()> {
+        let main = outline.main;
         let text =
             fs::read_to_string(main).with_context(|| format!("cannot read {}", main.display()))?;
         let written: Table =
             text.parse().with_context(|| format!("{} is no TOML", main.display()))?;
-        self.write("sluss.toml", &derive(written)?.to_string())?;
-        for key in keys {
+        self.write("sluss.toml", &derive(written, outline.threads)?.to_string())?;
+        for key in outline.keys {
             let host = host(*key)?;
             let name = host.as_str();
             let (chain, private) = certificate(*key, name)?;
             self.write(&format!("certs/{name}/fullchain.pem"), &chain)?;
             self.write(&format!("certs/{name}/privkey.pem"), &private)?;
+            let origin = outline.origin;
             let site = format!("hosts = [\"{name}\"]\nupstreams = [\"http://{origin}\"]\n");
             self.write(&format!("sites/{name}.toml"), &site)?;
         }
@@ -82,6 +112,7 @@ impl Scene {
     }
 
     fn write(&self, name: &str, text: &str) -> Result<()> {
+        let _held = self.traces.hold();
         let path = self.folder.join(name);
         let parent = path.parent().unwrap_or(&self.folder);
         let written = DirBuilder::new().recursive(true).mode(0o700).create(parent);
@@ -91,20 +122,28 @@ impl Scene {
         written.with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Starts an edge and waits until it serves.
+    /// Starts an edge and waits until it serves; there is one at a time.
     pub fn start(&self) -> Result<Edge> {
         let program = std::env::current_exe().context("cannot tell where this program is")?;
-        let mut child = Command::new(&program)
+        let mut command = Command::new(&program);
+        command
             .args([Path::new("run"), Path::new("-c"), &self.folder.join("sluss.toml")])
             .env("RUST_LOG", "error")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
-        let errors = child.stderr.take();
+            .stderr(Stdio::piped());
+        let (errors, process) = {
+            let mut left = self.traces.hold();
+            left.end_child();
+            let child = self.cores.on_the_edges(|| command.spawn());
+            let child = left
+                .child
+                .insert(child.with_context(|| format!("cannot start {}", program.display()))?);
+            (child.stderr.take(), child.id())
+        };
         // From here on the child ends with the value, also on the way out of an error.
-        let mut edge = Edge { child, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut edge = Edge { traces: self.traces.clone(), process, address: nowhere };
         let errors = errors.ok_or_else(|| anyhow!("the edge has no standard error"))?;
         let (told, heard) = mpsc::channel();
         std::thread::Builder::new()
@@ -121,23 +160,13 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        // What stays behind is a folder of throwaway keys that only its owner may enter.
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-impl Edge {
-    /// Its process.
-    pub fn process(&self) -> u32 {
-        self.child.id()
+        self.traces.hold().remove_folder();
     }
 }
 
 impl Drop for Edge {
-    /// At once: nobody whom a drain would serve is left.
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.traces.hold().end_child();
     }
 }
 
@@ -163,7 +192,7 @@ fn ready_address(line: &str) -> Option<SocketAddr> {
 }
 
 /// The operator's main file with what a measurement must not touch replaced.
-fn derive(mut main: Table) -> Result<Table> {
+fn derive(mut main: Table, threads: usize) -> Result<Table> {
     let local = Value::from("127.0.0.1:0");
     let listen = table(&mut main, "listen")?;
     listen.insert("https".into(), Value::Array(vec![local.clone()]));
@@ -174,6 +203,7 @@ fn derive(mut main: Table) -> Result<Table> {
         listen.remove(key);
     }
     let runtime = table(&mut main, "runtime")?;
+    runtime.insert("threads".into(), Value::Integer(threads.try_into()?));
     runtime.insert("state".into(), Value::from("state"));
     runtime.insert("shutdown_grace".into(), Value::from("1s"));
     runtime.remove("user");
@@ -216,8 +246,8 @@ mod tests {
             [runtime]\nthreads = 3\nuser = \"sluss\"\n[certificates]\ndirectory = \"c\"\n\
             default = \"a\"\n[queues]\nfile = \"q.toml\"\nhandshake_depth = 7\n\
             [headers]\nrequests = \"reject\"\n[log]\naccess = \"/var/log/access\"\n";
-        let text = derive(written.parse().unwrap()).unwrap().to_string();
-        for stays in ["backlog = 100", "threads = 3", "handshake_depth = 7", "\"reject\""] {
+        let text = derive(written.parse().unwrap(), 2).unwrap().to_string();
+        for stays in ["backlog = 100", "threads = 2", "handshake_depth = 7", "\"reject\""] {
             assert!(text.contains(stays), "{stays} in {text}");
         }
         for goes in ["443", "unix:", "token", "10.0.0.0", "user", "default", "q.toml", "/var/log"] {
@@ -232,7 +262,9 @@ mod tests {
         fs::write(&main, "[runtime]\nthreads = 1\n").unwrap();
         let keys = [KeyType::Ecdsa, KeyType::Rsa];
         let origin = SocketAddr::from(([127, 0, 0, 1], 9));
-        let scene = Scene::make(&main, &keys, origin).unwrap();
+        let outline = Outline { main: &main, threads: 2, keys: &keys, origin };
+        let cores = Cores::divide().unwrap();
+        let scene = Scene::make(&outline, &cores, &Traces::default()).unwrap();
         let outcome = crate::config::check(&scene.folder.join("sluss.toml"));
         assert_eq!(outcome.problems, []);
         let snapshot = outcome.snapshot.unwrap();

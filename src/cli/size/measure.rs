@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::edge::{self, Edge};
-use super::machine;
+use super::bounds;
 use super::objective::Objective;
 use super::progress::Progress;
 use super::search::{Search, Try};
 use crate::load::arrivals::{Arrivals, Shape, Spacing};
 use crate::load::hosts::Hosts;
+use crate::load::report::{OfAll, TrafficReport};
 use crate::load::target::{Target, Url};
 use crate::load::trust::{Group, Trust, Versions};
 use crate::load::{self, Kind, LoadError, Plan, Protocol, Then, Traffic};
@@ -30,6 +30,22 @@ const CONNECTIONS: usize = 16;
 const STREAMS: usize = 16;
 /// No idle connection costs less: two sockets in the kernel, which the process does not show.
 const CONNECTION_BYTES_MIN: u64 = 8 * 1_024;
+
+/// Taken for a connection's memory where the edge's process cannot be seen.
+const CONNECTION_BYTES_ASSUMED: u64 = 64 * 1_024;
+
+/// The edge that is measured.
+#[derive(Debug)]
+pub struct Subject {
+    /// Where it serves.
+    pub address: SocketAddr,
+    /// Its process, where it runs on this machine.
+    pub process: Option<u32>,
+    /// Its serving threads.
+    pub threads: usize,
+    /// A page for each key type that is in use, ECDSA first.
+    pub pages: Vec<(KeyType, Url)>,
+}
 
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
@@ -58,21 +74,26 @@ impl Pace {
         idle: 400,
         proof: Duration::from_secs(5),
     };
-    /// For a look: some thirty seconds.
+    /// For a look: a minute or two.
     pub const QUICK: Pace = Pace {
-        step: Duration::from_millis(250),
+        step: Duration::from_millis(400),
         resolution: 0.07,
         runs: 2,
         runs_max: 4,
         idle: 200,
         proof: Duration::from_millis(1_500),
     };
+
+    /// The same with another length of a step; all others keep their proportion.
+    pub fn with_step(self, step: Duration) -> Pace {
+        let proof = self.proof.mul_f64(step.as_secs_f64() / self.step.as_secs_f64());
+        Pace { step, proof, ..self }
+    }
 }
 
 /// What is measured, and how.
 pub struct Measurement<'m> {
-    pub edge: &'m Edge,
-    pub keys: &'m [KeyType],
+    pub subject: &'m Subject,
     pub handshake: Objective,
     pub request: Objective,
     pub pace: Pace,
@@ -86,7 +107,7 @@ struct Job<'j> {
     name: String,
     kind: Kind,
     protocol: Protocol,
-    key: KeyType,
+    page: &'j Url,
     objective: &'j Objective,
     from: Guess,
 }
@@ -100,34 +121,44 @@ enum Guess {
     Rough(f64),
 }
 
+/// A rate at which the objective held.
+struct Held {
+    /// Arrivals a second.
+    offered: f64,
+    /// What the edge does in a second at that rate.
+    done: f64,
+}
+
 impl Measurement<'_> {
     /// All of it.
     pub fn run(&self) -> Result<Capacity> {
         let connection_bytes = self.weigh_connections()?;
-        let handshakes = |name: String, kind, key, from| {
+        let handshakes = |name: String, kind, page, from| {
             let (protocol, objective) = (Protocol::H1, &self.handshake);
-            self.rate(&Job { name, kind, protocol, key, objective, from })
+            self.rate(&Job { name, kind, protocol, page, objective, from })
         };
         let mut fastest: f64 = 0.0;
         let mut full_handshakes = Vec::new();
-        for key in self.keys {
+        for (key, page) in &self.subject.pages {
             let name = format!("{} full handshakes", key.label());
-            let rate =
-                handshakes(name, Kind::Handshakes(Then::Request), *key, Guess::Rough(500.0))?;
+            let kind = Kind::Handshakes(Then::Request);
+            let rate = handshakes(name, kind, page, Guess::Rough(500.0))?;
             fastest = fastest.max(rate.per_second);
             full_handshakes.push((*key, rate));
         }
+        let first = self.subject.first()?;
         let resumed = "resumed handshakes".to_owned();
         // Each step first fetches the tickets that it offers: few steps, so from near by.
         let near = Guess::Near(fastest);
-        let resumptions = handshakes(resumed, Kind::Resumed(Then::Request), KeyType::Ecdsa, near)?;
+        let resumptions = handshakes(resumed, Kind::Resumed(Then::Request), first, near)?;
         let requests = |name: &str, streams, protocol| {
             let kind = Kind::Requests { connections: CONNECTIONS, streams };
-            let (key, objective) = (KeyType::Ecdsa, &self.request);
             let (name, from) = (name.to_owned(), Guess::Rough(2_000.0));
-            self.rate(&Job { name, kind, protocol, key, objective, from })
+            let objective = &self.request;
+            self.rate(&Job { name, kind, protocol, page: first, objective, from })
         };
         Ok(Capacity {
+            threads: self.subject.threads,
             full_handshakes,
             resumptions,
             requests_h1: requests("requests over HTTP/1.1", 1, Protocol::H1)?,
@@ -144,7 +175,7 @@ impl Measurement<'_> {
             Guess::Rough(from) => {
                 let resolution = 3.0 * self.pace.resolution;
                 let first = Search { from, factor: 2.0, resolution, tries: 1 };
-                self.search(job, &first)?.with_context(unheld)?
+                self.search(job, &first)?.with_context(unheld)?.offered
             }
         };
         let (mut runs, mut judged) = (Vec::new(), None);
@@ -152,8 +183,9 @@ impl Measurement<'_> {
             let resolution = self.pace.resolution;
             let factor = 1.0 + 2.0 * resolution;
             let near = Search { from, factor, resolution, tries: 2 };
-            from = self.search(job, &near)?.with_context(unheld)?;
-            runs.push(from);
+            let held = self.search(job, &near)?.with_context(unheld)?;
+            from = held.offered;
+            runs.push(held.done);
             let Some(start) = runs.len().checked_sub(self.pace.runs) else { continue };
             match Measured::from_runs(&runs[start..]) {
                 Ok(measured) => {
@@ -177,40 +209,53 @@ impl Measurement<'_> {
         }
     }
 
-    fn search(&self, job: &Job<'_>, search: &Search) -> Result<Option<f64>> {
-        search.run(|rate| {
-            if Instant::now() >= self.end {
-                bail!("{} took longer than a measurement may; is the machine busy?", job.name);
-            }
-            self.progress.now(&format!("{}: {rate:.0}/s", job.name));
-            let mut traffic = traffic(&job.name, job.kind, rate, edge::host(job.key)?);
-            traffic.protocol = job.protocol;
-            traffic.length = self.pace.step;
-            // Whoever waits twice as long as the objective allows has broken it already.
-            traffic.patience = (2 * job.objective.limit).max(Duration::from_millis(500));
-            let report = match load::run(&plan(self.edge.address, vec![traffic])?, |_, _| {}) {
-                Ok(report) => report,
-                // Not even the connections or tickets were to be had that it begins with.
-                Err(LoadError::Prepare { .. }) => return Ok(Try::Broke),
-                Err(error) => return Err(error.into()),
-            };
-            let seen = report.traffics.first().map(|part| &part.of_all);
-            let held = seen.is_some_and(|seen| job.objective.holds(seen));
-            Ok(if held { Try::Held } else { Try::Broke })
-        })
+    fn search(&self, job: &Job<'_>, search: &Search) -> Result<Option<Held>> {
+        let mut held = Vec::new();
+        let best = search.run(|offered| {
+            let done = self.attempt(job, offered)?;
+            held.extend(done.map(|done| Held { offered, done }));
+            Ok::<Try, anyhow::Error>(if done.is_some() { Try::Held } else { Try::Broke })
+        })?;
+        Ok(held.into_iter().find(|held| Some(held.offered) == best))
+    }
+
+    /// Offers one rate. Where the objective holds, what the edge really does in a second.
+    fn attempt(&self, job: &Job<'_>, rate: f64) -> Result<Option<f64>> {
+        if Instant::now() >= self.end {
+            bail!("{} took longer than a measurement may; is the machine busy?", job.name);
+        }
+        self.progress.now(&format!("{}: {rate:.0}/s", job.name));
+        let mut traffic = traffic(&job.name, job.kind, rate, job.page);
+        traffic.protocol = job.protocol;
+        traffic.length = self.pace.step;
+        // Whoever waits twice as long as the objective allows has broken it already.
+        traffic.patience = (2 * job.objective.limit).max(Duration::from_millis(100));
+        let report = match load::run(&self.subject.plan(vec![traffic])?, |_, _| {}) {
+            Ok(report) => report,
+            // Not even the connections or tickets were to be had that it begins with.
+            Err(LoadError::Prepare { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let held = report.traffics.first().filter(|part| job.objective.holds(&part.of_all));
+        Ok(held.map(|part| sustained(part, self.pace.step)))
     }
 
     /// Memory of an idle connection: what the edge grows by while many stand.
     fn weigh_connections(&self) -> Result<u64> {
+        let Some(process) = self.subject.process else {
+            let assumed = CONNECTION_BYTES_ASSUMED / 1_024;
+            self.progress.done(&format!("memory of a connection: {assumed} KiB assumed"));
+            return Ok(CONNECTION_BYTES_ASSUMED);
+        };
         self.progress.now("memory of a connection");
         let unread = "cannot read the memory of the edge from /proc";
-        let before = machine::resident(self.edge.process()).context(unread)?;
+        let before = bounds::resident(process).context(unread)?;
         let kind = Kind::Requests { connections: self.pace.idle, streams: 1 };
-        let mut idle = traffic("idle", kind, 10.0, edge::host(KeyType::Ecdsa)?);
+        let mut idle = traffic("idle", kind, 10.0, self.subject.first()?);
         idle.length = Duration::from_secs(1);
         let mut most = before;
-        load::run(&plan(self.edge.address, vec![idle])?, |_, _| {
-            most = most.max(machine::resident(self.edge.process()).unwrap_or(before));
+        load::run(&self.subject.plan(vec![idle])?, |_, _| {
+            most = most.max(bounds::resident(process).unwrap_or(before));
         })?;
         let each = ((most - before) / self.pace.idle as u64).max(CONNECTION_BYTES_MIN);
         self.progress.done(&format!("memory of a connection: {} KiB", each / 1_024));
@@ -218,8 +263,38 @@ impl Measurement<'_> {
     }
 }
 
+/// Work a second without end. A short step lets a rate pass that is too high: what it leaves behind
+/// is done after its end, in the time that the last ones wait. So what came within the step was done
+/// within the step and that wait.
+fn sustained(part: &TrafficReport, step: Duration) -> f64 {
+    let OfAll { p50, p90, p99 } = part.of_all;
+    let wait = p99.or(p90).or(p50).unwrap_or_default() / 1_000.0;
+    part.completed_per_second * step.as_secs_f64() / (step.as_secs_f64() + wait)
+}
+
+impl Subject {
+    /// The page of the first key type.
+    pub fn first(&self) -> Result<&Url> {
+        self.pages.first().map(|(_, page)| page).context("there is no page to ask for")
+    }
+
+    /// These traffics side by side. Whose certificates it shows is not what is measured.
+    pub fn plan(&self, traffics: Vec<Traffic>) -> Result<Plan> {
+        let target = Target { url: self.first()?.clone(), address: self.address };
+        let duration = traffics.iter().map(|one| one.length).max().unwrap_or_default();
+        Ok(Plan {
+            target,
+            traffics,
+            duration,
+            seed: 1,
+            trust: Trust::Nobody,
+            in_flight_max: IN_FLIGHT_MAX,
+        })
+    }
+}
+
 /// A traffic with the usual rest.
-pub fn traffic(name: &str, kind: Kind, rate: f64, host: crate::names::Hostname) -> Traffic {
+pub fn traffic(name: &str, kind: Kind, rate: f64, page: &Url) -> Traffic {
     Traffic {
         name: name.to_owned(),
         kind,
@@ -227,28 +302,13 @@ pub fn traffic(name: &str, kind: Kind, rate: f64, host: crate::names::Hostname) 
         start: Duration::ZERO,
         length: Duration::ZERO,
         patience: Duration::from_secs(2),
-        hosts: Hosts::single(host),
-        path: "/".to_owned(),
+        hosts: Hosts::single(page.host.clone()),
+        path: page.path.clone(),
         protocol: Protocol::H1,
         versions: Versions::Both,
         group: Group::X25519,
         expect: None,
-        // Half of the machine at most: what the generator takes, the edge does not have.
-        threads: std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).max(1),
+        // Beside an edge of ours they are those that it does not have.
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
     }
-}
-
-/// These traffics side by side, at an edge of our own: its certificates need no belief.
-pub fn plan(address: SocketAddr, traffics: Vec<Traffic>) -> Result<Plan> {
-    let url = Url::parse("https://ecdsa.localhost/")?;
-    let target = Target::find(url, Some(&address.to_string()), None)?;
-    let duration = traffics.iter().map(|one| one.length).max().unwrap_or_default();
-    Ok(Plan {
-        target,
-        traffics,
-        duration,
-        seed: 1,
-        trust: Trust::Nobody,
-        in_flight_max: IN_FLIGHT_MAX,
-    })
 }

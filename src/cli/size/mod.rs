@@ -2,23 +2,27 @@
 //! proves them under overload and only then writes them.
 //!
 //! What always holds: the old file stays until the new one has been proven, and is replaced whole;
-//! everything runs on loopback, against an edge of its own; the time is bounded; the child ends with
-//! the command.
+//! unless a running edge is named, everything happens on loopback, against an edge of its own; the
+//! time is bounded; the child and its folder end with the command, also by a signal.
 
+mod bounds;
+mod cores;
 mod edge;
-mod machine;
 mod measure;
 mod objective;
 mod origin;
+mod page;
 mod progress;
 mod prove;
 mod search;
+mod target;
+mod traces;
 
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -26,22 +30,28 @@ use clap::Args;
 use super::ConfigFile;
 use super::table::{colours, failed, print};
 use crate::certs::KeyKind;
+use crate::config::machine::{key_types, this_machine};
 use crate::config::{self, QUEUES_FILE_KEYS, Snapshot};
-use crate::sizing::{self, Goals, KeyType, Sizing};
+use crate::sizing::{self, Bounds, Capacity, Goals, Machine, Sizing};
 
-use edge::Scene;
-use measure::{Measurement, Pace};
+use cores::Cores;
+use edge::{Edge, Outline, Scene};
+use measure::{Measurement, Pace, Subject};
 use objective::{Objective, Work};
+use page::Findings;
 use progress::Progress;
-use prove::Promise;
+use prove::{Promise, Row};
+use traces::Traces;
 
 /// The search gives up after this; with the proof the whole stays under ten minutes.
-const SEARCH_MAX: Duration = Duration::from_secs(540);
+const SEARCH_MAX: Duration = Duration::from_secs(450);
 /// The same with `--quick`.
 const QUICK_SEARCH_MAX: Duration = Duration::from_secs(90);
 /// Where nothing else is said.
 const HANDSHAKE_OBJECTIVE: &str = "p99 handshake < 250ms";
 const REQUEST_OBJECTIVE: &str = "p99 request < 100ms";
+/// Longer RSA keys than these are not measured.
+const RSA_BITS: u32 = 2_048;
 
 /// The arguments of `sluss size`.
 #[derive(Args, Debug)]
@@ -55,12 +65,26 @@ pub(super) struct Arguments {
     /// Where the figures go [default: the configuration's queues.file]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Write figures, arithmetic and proof as one page with plots
+    #[arg(long, value_name = "FILE", conflicts_with = "target")]
+    html: Option<PathBuf>,
     /// Print the arithmetic of each figure
     #[arg(long)]
     explain: bool,
-    /// Shorter steps and fewer runs: half a minute, rougher figures
+    /// Shorter steps and fewer runs: a minute or two, rougher figures
     #[arg(long)]
     quick: bool,
+    /// The length of a step of the search, from 10ms to 10s [default: 1.5s, with --quick 400ms]
+    #[arg(long, value_name = "TIME", value_parser = step)]
+    step: Option<Duration>,
+    #[command(flatten)]
+    running: target::Running,
+}
+
+fn step(text: &str) -> Result<Duration, String> {
+    let step = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let allowed = Duration::from_millis(10)..=Duration::from_secs(10);
+    if allowed.contains(&step) { Ok(step) } else { Err("a step takes from 10ms to 10s".into()) }
 }
 
 /// Measures, computes, proves, writes: 0 where it did all of it, else 1.
@@ -71,30 +95,44 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
+/// What a measurement starts from.
+struct Start<'s> {
+    arguments: &'s Arguments,
+    main: &'s Path,
+    snapshot: &'s Snapshot,
+    machine: Machine,
+    goals: Goals,
+    handshake: Objective,
+    request: Objective,
+    pace: Pace,
+    progress: Progress,
+}
+
 fn size(arguments: &Arguments) -> Result<()> {
     let main = arguments.config.path();
     let snapshot = read(&main)?;
-    let out = arguments.out.clone().unwrap_or_else(|| snapshot.places.queues.clone());
-    let keys = key_types(&snapshot);
-    let goals = Goals {
-        handshake_deadline: snapshot.queues.handshake_deadline,
-        request_deadline: snapshot.queues.request_deadline,
-        ..Goals::default()
+    let [handshake, request] = objectives(&arguments.objective)?;
+    let usual = if arguments.quick { Pace::QUICK } else { Pace::FULL };
+    let measured = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let start = Start {
+        arguments,
+        main: &main,
+        machine: Machine { measured: Some(measured), ..this_machine(&snapshot.certs) },
+        goals: Goals {
+            handshake_deadline: snapshot.queues.handshake_deadline,
+            request_deadline: snapshot.queues.request_deadline,
+            ..Goals::default()
+        },
+        handshake,
+        request,
+        pace: arguments.step.map_or(usual, |step| usual.with_step(step)),
+        progress: Progress::new(),
+        snapshot: &snapshot,
     };
-    let origin = origin::start().context("cannot start an endpoint on loopback")?;
-    let scene = Scene::make(&main, &keys, origin)?;
-    let progress = Progress::new();
-    let (sizing, promise) = measure(arguments, &snapshot, &scene, (&keys, &goals), &progress)?;
-    let text = sizing.render(&machine::describe(&keys));
-    if arguments.explain {
-        print(&sizing.explain());
-    } else {
-        for advice in &sizing.advice {
-            print(&format!("! {advice}"));
-        }
-    }
-    scene.write_queues(&text)?;
-    prove(&promise, &scene, pace(arguments), &progress)?;
+    let (out, text) = match arguments.running.is_named() {
+        true => start.size_running()?,
+        false => start.size_own()?,
+    };
     write_whole(&out, &text).with_context(|| format!("cannot write {}", out.display()))?;
     print(&format!("{} is written; `sluss reload` or a restart applies it", out.display()));
     for key in keys_that_win(&main) {
@@ -113,36 +151,165 @@ fn read(main: &Path) -> Result<Snapshot> {
     outcome.snapshot.with_context(refused)
 }
 
-/// ECDSA always, as new certificates have it; RSA where one is in use.
-fn key_types(snapshot: &Snapshot) -> Vec<KeyType> {
-    let is_rsa = |kind| matches!(kind, KeyKind::Rsa(_));
-    let rsa = snapshot.certs.all().any(|certificate| is_rsa(certificate.key()));
-    if rsa { vec![KeyType::Ecdsa, KeyType::Rsa] } else { vec![KeyType::Ecdsa] }
+impl Start<'_> {
+    /// Measures an edge of this command's own, and proves what follows. Answers the file to write
+    /// and its text.
+    fn size_own(&self) -> Result<(PathBuf, String)> {
+        let traces = Traces::default();
+        traces.clear_on_signals().context("signals cannot be received")?;
+        let threads = self.snapshot.runtime.threads;
+        let cores = Cores::divide().context("cannot divide the cores")?;
+        let keys = key_types(&self.snapshot.certs);
+        cores.take_own().context("cannot divide the cores")?;
+        let origin = origin::start().context("cannot start an endpoint on loopback")?;
+        let measured = threads.min(cores.of_the_edge());
+        let outline = Outline { main: self.main, threads: measured, keys: &keys, origin };
+        let scene = Scene::make(&outline, &cores, &traces)?;
+        let pages = keys.iter().map(|key| Ok((*key, edge::page(*key)?))).collect::<Result<_>>()?;
+        let mut subject = Subject { address: origin, process: None, threads: measured, pages };
+        let capacity = {
+            let edge = scene.start()?;
+            subject.take(&edge);
+            self.measure(&subject)?
+        };
+        let bounds = bounds::read(threads);
+        let sizing = sizing::size(&capacity, &self.goals, &bounds);
+        self.explain(&sizing);
+        let promise = Promise::of(&capacity, self.goals.handshake_deadline, self.request)?;
+        let share = Bounds { threads: measured, ..bounds };
+        let proven = sizing::size(&capacity, &self.goals, &share).render(&self.machine);
+        let old = self.old_figures(measured as f64 / threads as f64);
+        let before = self.rows(&promise, &scene, &mut subject, &old)?;
+        let after = self.rows(&promise, &scene, &mut subject, &proven)?;
+        self.report(&sizing, &promise, &before, &after)?;
+        let out = self.arguments.out.as_ref().unwrap_or(&self.snapshot.places.queues);
+        Ok((out.clone(), sizing.render(&self.machine)))
+    }
+
+    /// Measures an edge that runs already. It is not proven: that would take its queues from it.
+    fn size_running(&self) -> Result<(PathBuf, String)> {
+        let subject = self.arguments.running.find(self.main, self.snapshot.runtime.threads)?;
+        let capacity = self.measure(&subject)?;
+        let here = target::is_here(subject.address);
+        let bounds = bounds::read(subject.threads);
+        let mut sizing = sizing::size(&capacity, &self.goals, &bounds);
+        let labels: Vec<&str> = subject.pages.iter().map(|(key, _)| key.label()).collect();
+        let mut machine = Machine { key_types: Some(labels.join(", ")), ..self.machine.clone() };
+        if !here {
+            // Of another machine neither its memory nor its kernel's bounds are known.
+            sizing.figures.retain(|figure| figure.key != "max_connections");
+            sizing.advice.clear();
+            machine = Machine { cores: None, cpu: None, ..machine };
+        }
+        self.explain(&sizing);
+        print("not proven: that takes an edge of its own, without --target");
+        let out = self.arguments.out.clone().context("--target needs --out")?;
+        Ok((out, sizing.render(&machine)))
+    }
+
+    fn measure(&self, subject: &Subject) -> Result<Capacity> {
+        let search = if self.arguments.quick { QUICK_SEARCH_MAX } else { SEARCH_MAX };
+        let measurement = Measurement {
+            subject,
+            handshake: self.handshake,
+            request: self.request,
+            pace: self.pace,
+            end: Instant::now() + search,
+            progress: &self.progress,
+        };
+        let capacity = measurement.run();
+        self.progress.clear();
+        capacity.context("nothing was written")
+    }
+
+    /// The figures in words, and what stands against them.
+    fn explain(&self, sizing: &Sizing) {
+        if self.arguments.explain {
+            print(&sizing.explain());
+        } else {
+            for advice in &sizing.advice {
+                print(&format!("! {advice}"));
+            }
+        }
+        let longer = |kind| matches!(kind, KeyKind::Rsa(bits) if bits > RSA_BITS);
+        let longer = self.snapshot.certs.all().filter(|one| longer(one.key())).count();
+        if longer > 0 {
+            print(&format!(
+                "! {longer} certificates have RSA keys of more than {RSA_BITS} bits; what they \
+                 cost was not measured"
+            ));
+        }
+    }
+
+    /// The figures in force, for an edge with that part of the threads; empty where no file has any.
+    fn old_figures(&self, share: f64) -> String {
+        let text = fs::read_to_string(&self.snapshot.places.queues).unwrap_or_default();
+        let mut table: toml::Table = text.parse().unwrap_or_default();
+        let queues = table.get_mut("queues").and_then(toml::Value::as_table_mut);
+        if let Some(toml::Value::Integer(depth)) =
+            queues.and_then(|queues| queues.get_mut("handshake_depth"))
+        {
+            *depth = (*depth as f64 * share).ceil() as i64;
+        }
+        table.to_string()
+    }
+
+    /// Starts an edge with these figures and offers it more than it can do.
+    fn rows(
+        &self,
+        promise: &Promise,
+        scene: &Scene,
+        subject: &mut Subject,
+        figures: &str,
+    ) -> Result<Vec<Row>> {
+        scene.write_queues(figures)?;
+        let edge = scene.start()?;
+        subject.take(&edge);
+        self.progress.now("the proof");
+        let rows = promise.rows(subject, &self.pace);
+        self.progress.clear();
+        rows
+    }
+
+    /// Shows the proof; an error where a bound does not hold.
+    fn report(
+        &self,
+        sizing: &Sizing,
+        promise: &Promise,
+        before: &[Row],
+        after: &[Row],
+    ) -> Result<()> {
+        let broken = prove::judge(promise, after);
+        print(&format!(
+            "\nProof: {} handshakes beside {:.0} requests/s of established visitors\n\nbefore\n{}\n\
+             with the new figures\n{}",
+            promise.key.label(),
+            promise.established_per_second,
+            prove::table(promise, before, colours()),
+            prove::table(promise, after, colours())
+        ));
+        for row in after.iter().filter(|row| !row.behind.is_empty()) {
+            let behind = row.behind.join("; ");
+            print(&format!("at {:.1} x capacity the generator was late: {behind}", row.factor));
+        }
+        if let Some(file) = &self.arguments.html {
+            let machine = &self.machine;
+            let broken = &broken;
+            let page = page::html(&Findings { machine, sizing, promise, before, after, broken });
+            fs::write(file, page).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        if !broken.is_empty() {
+            bail!("the bounds do not hold, nothing was written:\n  {}", broken.join("\n  "));
+        }
+        Ok(())
+    }
 }
 
-fn pace(arguments: &Arguments) -> Pace {
-    if arguments.quick { Pace::QUICK } else { Pace::FULL }
-}
-
-fn measure(
-    arguments: &Arguments,
-    snapshot: &Snapshot,
-    scene: &Scene,
-    (keys, goals): (&[KeyType], &Goals),
-    progress: &Progress,
-) -> Result<(Sizing, Promise)> {
-    let [handshake, request] = objectives(&arguments.objective)?;
-    let search = if arguments.quick { QUICK_SEARCH_MAX } else { SEARCH_MAX };
-    let edge = scene.start()?;
-    let end = Instant::now() + search;
-    let pace = pace(arguments);
-    let measurement = Measurement { edge: &edge, keys, handshake, request, pace, end, progress };
-    let capacity = measurement.run();
-    progress.clear();
-    let capacity = capacity.context("nothing was written")?;
-    let bounds = machine::bounds(snapshot.runtime.threads);
-    let promise = Promise::of(&capacity, goals.handshake_deadline, request)?;
-    Ok((sizing::size(&capacity, goals, &bounds), promise))
+impl Subject {
+    /// The edge that serves from now on.
+    fn take(&mut self, edge: &Edge) {
+        (self.address, self.process) = (edge.address, Some(edge.process));
+    }
 }
 
 /// For handshakes and for requests; the last of each kind counts.
@@ -156,30 +323,6 @@ fn objectives(written: &[Objective]) -> Result<[Objective; 2]> {
         }
     }
     Ok([handshake, request])
-}
-
-/// Starts an edge with the new figures and offers it more than it can do.
-fn prove(promise: &Promise, scene: &Scene, pace: Pace, progress: &Progress) -> Result<()> {
-    let edge = scene.start().context("with the new figures")?;
-    progress.now("the proof");
-    let rows = promise.rows(edge.address, &pace);
-    progress.clear();
-    let rows = rows?;
-    print(&format!(
-        "\nProof: {} handshakes beside {:.0} requests/s of established visitors\n{}",
-        promise.key.label(),
-        promise.established_per_second,
-        prove::table(promise, &rows, colours())
-    ));
-    for row in rows.iter().filter(|row| !row.behind.is_empty()) {
-        let behind = row.behind.join("; ");
-        print(&format!("at {} x capacity the generator was late: {behind}", row.factor));
-    }
-    let broken = prove::judge(promise, &rows);
-    if !broken.is_empty() {
-        bail!("the bounds do not hold, nothing was written:\n  {}", broken.join("\n  "));
-    }
-    Ok(())
 }
 
 /// A reader sees the old file or the new one; so does the next start after a crash.

@@ -328,6 +328,7 @@ fn what_size_writes_is_read_without_a_complaint() {
     use crate::sizing::{Bounds, Capacity, Goals, KeyType, Machine, Measured, size};
     let rate = Measured { per_second: 2_000.0, spread: 0.0, runs: 3 };
     let capacity = Capacity {
+        threads: 1,
         full_handshakes: vec![(KeyType::Ecdsa, rate), (KeyType::Rsa, rate)],
         resumptions: rate,
         requests_h1: rate,
