@@ -113,13 +113,13 @@ impl<'a> Named<'a> {
 
 /// Removed anyway.
 fn is_hop(option: &[u8]) -> bool {
-    known::lookup(&option.to_ascii_lowercase()).is(known::HOP)
+    known::lookup(option).is(known::HOP)
 }
 
 /// A field that a sender may declare to be of this connection.
 fn is_nominable(option: &[u8]) -> bool {
     let other = known::END_TO_END | known::FORWARDING | known::GUARD | known::HOP;
-    class::is_token(option) && !known::lookup(&option.to_ascii_lowercase()).is(other)
+    class::is_token(option) && !known::lookup(option).is(other)
 }
 
 /// The Upgrade field where it counts: over HTTP/1.1, named by Connection, one or more protocols,

@@ -147,6 +147,10 @@ fn incomplete<H>(
 fn fields(section: &mut Section<'_>, window: &[u8], start: usize) -> End {
     let mut at = start;
     loop {
+        if let Some(next) = canonical_line(section, window, at) {
+            at = next;
+            continue;
+        }
         let Some(line) = line(window, at) else { return End::Missing(at) };
         line_ending(section, &line);
         if line.text.is_empty() {
@@ -161,9 +165,7 @@ fn fields(section: &mut Section<'_>, window: &[u8], start: usize) -> End {
                 at = next;
             }
             Some(_) => {
-                if !canonical_line(section, &window[at..line.next], &line) {
-                    field_line(section, line.text, Form::OneLine);
-                }
+                field_line(section, line.text, Form::OneLine);
                 at = line.next;
             }
         }
@@ -224,18 +226,24 @@ fn hides_framing(section: &mut Section<'_>, text: &[u8]) -> bool {
     hides
 }
 
-/// Takes a line that is as it should be, `whole` with its end; `false` where it is not.
-fn canonical_line(section: &mut Section<'_>, whole: &[u8], line: &Line<'_>) -> bool {
-    let name_len = class::token_len(line.text);
-    let is_canonical = matches!(line.text[name_len..], [b':', b' ', first, ..] if first != b' ')
-        && !line.bare_lf
-        && name_len > 0
-        && line.text.last() != Some(&b' ')
-        && class::is_plain(line.text);
-    if is_canonical {
-        section.canonical_line(whole, name_len);
+/// Takes a line that is as it should be; returns where the next begins, or `None` where the line
+/// has to be looked at more carefully. Most lines end here, so each of their bytes is looked at
+/// once.
+fn canonical_line(section: &mut Section<'_>, window: &[u8], at: usize) -> Option<usize> {
+    let rest = &window[at..];
+    let name_len = class::token_len(rest);
+    let [b':', b' ', value @ ..] = &rest[name_len..] else { return None };
+    let value_len = class::plain_len(value);
+    // A byte behind the line is needed to know that it does not go on.
+    let [b'\r', b'\n', behind, ..] = &value[value_len..] else { return None };
+    let text = &value[..value_len];
+    let (Some(first), Some(last)) = (text.first(), text.last()) else { return None };
+    if name_len == 0 || *first == b' ' || *last == b' ' || class::is_blank(*behind) {
+        return None;
     }
-    is_canonical
+    let line_len = name_len + 2 + value_len + 2;
+    section.canonical_line(&rest[..line_len], name_len);
+    Some(at + line_len)
 }
 
 /// Judges one line; `line` is not empty.

@@ -3,6 +3,8 @@
 //! Looked up once for each field of each message, so the table is a hash table made by the
 //! compiler; names in it are lower case.
 
+use super::class;
+
 /// What a known field needs done when it comes by; at most one of these.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Role {
@@ -173,10 +175,12 @@ const fn hash(name: &[u8]) -> usize {
     let (first, last, middle) = (name[0], name[name.len() - 1], name[name.len() / 2]);
     let mixed =
         first as u32 | (last as u32) << 8 | (middle as u32) << 16 | (name.len() as u32) << 24;
+    // The bit by which letters differ in case; other bytes may fall together.
+    let mixed = mixed | 0x0020_2020;
     (mixed.wrapping_mul(0x9e37_79b1) >> 22) as usize
 }
 
-/// What is known of a field; `name` in lower case, not empty.
+/// What is known of a field; `name` in any case, not empty.
 pub(super) fn lookup(name: &[u8]) -> &'static Known {
     let mut slot = hash(name);
     loop {
@@ -184,14 +188,19 @@ pub(super) fn lookup(name: &[u8]) -> &'static Known {
             0 => break,
             index => {
                 let known = &TABLE[usize::from(index) - 1];
-                if known.name.as_bytes() == name {
+                if class::is_in_lower_case(name, known.name.as_bytes()) {
                     return known;
                 }
             }
         }
         slot = (slot + 1) % SLOTS.len();
     }
-    if name.starts_with(FORWARDED_FAMILY.name.as_bytes()) { &FORWARDED_FAMILY } else { &OTHER }
+    match name.split_at_checked(FORWARDED_FAMILY.name.len()) {
+        Some((family, _)) if class::is_in_lower_case(family, FORWARDED_FAMILY.name.as_bytes()) => {
+            &FORWARDED_FAMILY
+        }
+        _ => &OTHER,
+    }
 }
 
 /// The known field by its place, as `Known::index` gave it.
@@ -201,7 +210,7 @@ pub(super) fn by_index(index: u8) -> &'static Known {
 
 /// The framing or Host name that `bytes` (a name or a line, as it came) imitates.
 pub(super) fn imitated_framing(bytes: &[u8]) -> Option<&'static str> {
-    FRAMING.into_iter().find(|name| super::class::imitates(bytes, name.as_bytes()))
+    FRAMING.into_iter().find(|name| class::imitates(bytes, name.as_bytes()))
 }
 
 /// Whether a name with underscores (lower case) becomes one that decides or that is trusted once
@@ -225,6 +234,8 @@ mod tests {
             assert_eq!(lookup(longer.as_bytes()).index, 0);
         }
         assert!(lookup(b"x-forwarded-anything").is(FORWARDING));
+        assert!(lookup(b"X-Forwarded-Anything").is(FORWARDING));
+        assert_eq!(lookup(b"TRANSFER-encoding").name, "transfer-encoding");
         assert_eq!(lookup(b"a").index, 0);
     }
 

@@ -85,7 +85,7 @@ impl<'p> Section<'p> {
     pub(super) fn field(&mut self, name: &[u8], value: &[u8], form: Form) {
         let start = self.storage.text.len();
         self.storage.text.extend(name.iter().map(|b| class::LOWER[usize::from(*b)]));
-        let known = known::lookup(&self.storage.text[start..]);
+        let known = known::lookup(name);
         let mut value = Cow::Borrowed(value);
         if !class::is_plain(&value) && self.odd_value(known, name, &mut value) == Fate::Dropped {
             return self.storage.text.truncate(start);
@@ -106,8 +106,8 @@ impl<'p> Section<'p> {
         let start = self.storage.text.len();
         let (name, value) = (&line[..name_len], &line[name_len + 2..line.len() - 2]);
         self.storage.text.extend_from_slice(line);
-        self.storage.text[start..start + name_len].make_ascii_lowercase();
-        let known = known::lookup(&self.storage.text[start..start + name_len]);
+        class::lower_into(name, &mut self.storage.text[start..start + name_len]);
+        let known = known::lookup(name);
         if self.fate(known, start, (name, value), Form::OneLine) == Fate::Dropped {
             return self.storage.text.truncate(start);
         }
