@@ -2,6 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a transcript that cannot be read fails the test")]
 
+#[path = "heads/cost.rs"]
+mod cost;
+#[path = "heads/parsers.rs"]
+mod parsers;
+#[path = "heads/strict.rs"]
+mod strict;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -35,6 +42,23 @@ struct Verdict {
 fn every_transcript_comes_out_as_written() {
     let mut count = 0;
     let mut failures = String::new();
+    for (name, text) in files() {
+        for (at, line) in text.lines().enumerate() {
+            if line.trim().is_empty() || line.starts_with('#') {
+                continue;
+            }
+            count += 1;
+            if let Err(failure) = check(&parse(line)) {
+                writeln!(failures, "{name}:{}: {line}\n{failure}\n", at + 1).unwrap();
+            }
+        }
+    }
+    assert!(failures.is_empty(), "\n{failures}");
+    assert!(count >= 300, "only {count} transcripts");
+}
+
+/// The transcripts' files and what stands in them.
+fn files() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/heads");
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .unwrap()
@@ -42,21 +66,22 @@ fn every_transcript_comes_out_as_written() {
         .filter(|path| path.extension().is_some_and(|extension| extension == "txt"))
         .collect();
     files.sort();
-    for path in files {
-        let text = std::fs::read_to_string(&path).unwrap();
-        for (at, line) in text.lines().enumerate() {
-            if line.trim().is_empty() || line.starts_with('#') {
-                continue;
-            }
-            count += 1;
-            if let Err(failure) = check(&parse(line)) {
-                let name = path.file_name().unwrap().to_string_lossy();
-                writeln!(failures, "{name}:{}: {line}\n{failure}\n", at + 1).unwrap();
-            }
-        }
+    let read = |path: std::path::PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        (name, std::fs::read_to_string(&path).unwrap())
+    };
+    files.into_iter().map(read).collect()
+}
+
+/// The inputs of all transcripts of these kinds.
+fn inputs(kinds: &[&str]) -> Vec<Vec<u8>> {
+    let mut inputs = Vec::new();
+    for (_, text) in files() {
+        let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+        let cases = lines.map(parse).filter(|case| kinds.contains(&case.kind));
+        inputs.extend(cases.map(|case| case.input));
     }
-    assert!(failures.is_empty(), "\n{failures}");
-    assert!(count >= 300, "only {count} transcripts");
+    inputs
 }
 
 fn parse(line: &str) -> Case<'_> {
