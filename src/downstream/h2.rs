@@ -3,8 +3,10 @@
 //! Each stream's head passes the same screening as an HTTP/1 head and reaches the same service;
 //! what comes back is the same canonical response. hyper keeps the protocol's own bounds (streams,
 //! header lists, resets); this room adds the waits - idle connections, request bodies, clients that
-//! take no response - and the meter that ends floods of frames which nothing else bounds.
+//! take no response -, the meter that ends floods of frames which nothing else bounds, and the
+//! gathering of small writes.
 
+pub mod batched;
 pub mod meter;
 pub mod metered;
 
@@ -25,6 +27,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use slab::Slab;
 use tokio::time::Instant;
 
+use self::batched::{Batched, PutOff};
 use self::metered::{Conduct, Metered};
 use super::answer::Local;
 use super::{Answer, Reply, Request, Service, Source, Ticket, Transport};
@@ -75,6 +78,7 @@ struct Streams {
     /// follow since. `None` while the endpoint is what it waits for.
     offered: RefCell<Slab<Option<Instant>>>,
     conduct: Rc<Conduct>,
+    put_off: Rc<PutOff>,
     /// Whether the connection is only kept for its last word.
     farewell: Cell<bool>,
 }
@@ -84,8 +88,9 @@ struct Streams {
 /// *Cancel safety*: dropping the future aborts the connection and all work upstream.
 pub async fn serve<T: Transport, S: Service>(io: T, timers: &Rc<Timers>, service: Rc<S>) {
     let conduct = Rc::<Conduct>::default();
-    let io = Metered::new(io, conduct.clone());
-    let streams = Rc::new(Streams { conduct, ..Streams::default() });
+    let put_off = Rc::<PutOff>::default();
+    let io = Metered::new(Batched::new(io, put_off.clone()), conduct.clone());
+    let streams = Rc::new(Streams { conduct, put_off, ..Streams::default() });
     let answers = {
         let (service, streams, timers) = (service.clone(), streams.clone(), timers.clone());
         service_fn(move |request| {
@@ -173,6 +178,9 @@ async fn supervise<C: Drive, S: Service>(
             }
             let limits = service.limits();
             let idle = streams.open.get() == 0;
+            if streams.put_off.settle(!idle, cx) {
+                continue;
+            }
             if !deadline.is_armed() || idle != deadline.is_idle() {
                 match idle {
                     true => deadline.arm_idle(limits.idle),
