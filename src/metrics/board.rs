@@ -58,6 +58,12 @@ impl Boards {
         self.latencies.choose(table);
     }
 
+    /// Lets sites on that were first counted since the last look, while there is room.
+    pub(super) fn fill(&mut self, table: &SiteTable, fresh: &[SiteId]) {
+        self.counters.fill(table, fresh);
+        self.latencies.fill(table, fresh);
+    }
+
     pub(super) fn forget_missing(&mut self, table: &SiteTable) {
         self.counters.forget_missing(table);
         self.latencies.forget_missing(table);
@@ -95,9 +101,9 @@ impl Board {
         }
     }
 
-    /// Lets sites on that were first counted since the last tick, while there is room.
-    pub(super) fn fill(&mut self, table: &SiteTable) {
-        for site in table.touched() {
+    /// Lets sites on that were first counted since the last look, while there is room.
+    fn fill(&mut self, table: &SiteTable, fresh: &[SiteId]) {
+        for site in fresh.iter().filter_map(|id| table.find(id)) {
             if self.listed.contains_key(site.id()) {
                 continue;
             }

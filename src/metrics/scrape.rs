@@ -17,7 +17,7 @@ use super::process::ProcessSample;
 use super::sites::{SiteTable, SiteTotals};
 use super::text::{Kind, Text};
 use super::totals::Totals;
-use super::{HandshakeOutcome, Metrics, handshake_slot};
+use super::{HandshakeOutcome, Metrics, handshake_slot, lock};
 
 /// Series of one scrape at most, whatever the number of sites and whatever clients send.
 pub const SERIES_MAX: usize = 2_000;
@@ -280,9 +280,9 @@ fn handshakes(text: &mut Text, totals: &Totals) {
 
 fn sites(text: &mut Text, metrics: &Metrics, (table, boards): (&SiteTable, &mut Boards)) {
     let all = || metrics.totals().by_site().0;
-    boards.counters.fill(table);
+    let fresh = std::mem::take(&mut *lock(&metrics.common.fresh));
+    boards.fill(table, &fresh);
     boards.counters.trim(SITE_COUNTERS_MAX);
-    boards.latencies.fill(table);
     let (sites, others) = boards.counters.read(all);
     let totals = metrics.totals();
     let (_, nameless) = totals.by_site();

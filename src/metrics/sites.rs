@@ -87,9 +87,21 @@ impl SiteMetrics {
         let shard = self.common.shard();
         shard.requests[slot].fetch_add(1, Relaxed);
         shard.request_seconds.observe(observed);
-        let own = self.shards[shards::current(self.shards.len())].get_or_init(Box::default);
+        let own =
+            self.shards[shards::current(self.shards.len())].get_or_init(|| self.first_counted());
         own.requests[slot].fetch_add(1, Relaxed);
         own.seconds.observe(observed);
+    }
+
+    #[cold]
+    fn first_counted(&self) -> Box<SiteShard> {
+        self.announce();
+        Box::default()
+    }
+
+    /// Tells the boards of a site that they may not know.
+    fn announce(&self) {
+        lock(&self.common.fresh).push(self.id.clone());
     }
 
     /// Counts the bytes of a request's and a response's body.
@@ -103,7 +115,10 @@ impl SiteMetrics {
     /// Counts a refusal of a connection or a request to the site.
     pub fn refused(&self, refusal: Refusal) {
         self.common.shard().refused[refusal as usize].fetch_add(1, Relaxed);
-        let own = self.refused.get_or_init(|| Box::new([const { AtomicU64::new(0) }; REFUSALS]));
+        let own = self.refused.get_or_init(|| {
+            self.announce();
+            Box::new([const { AtomicU64::new(0) }; REFUSALS])
+        });
         own[refusal as usize].fetch_add(1, Relaxed);
     }
 

@@ -22,9 +22,9 @@ use crate::proxy::{Live, Proxy, SiteState};
 use crate::reload::{Dated, Reloader};
 use crate::screen::Profile;
 use crate::sites::Site;
-use crate::upstream::EndpointSummary;
 use crate::upstream::balance::Standing;
 use crate::upstream::health::FAILURES_MAX;
+use crate::upstream::{EndpointSummary, EndpointSums};
 
 /// Somebody on the admin listener wants a reload, and its report.
 pub type Ask = oneshot::Sender<Report>;
@@ -116,6 +116,7 @@ impl View for Told {
         let totals = self.proxy.metrics.totals();
         let (accept_queues, overflows_own) = self.accept_queues();
         let counters = accept_queues.counters.unwrap_or_default();
+        let walk = walk(&live);
         let certs = &live.snapshot.certs;
         let reports = self.reloader.history().reports;
         let last = reports.first().map(|dated| &dated.report);
@@ -132,11 +133,11 @@ impl View for Told {
                 &self.proxy.handshakes.state(),
                 totals.queue_admitted(QueueName::Handshake),
             ),
-            request_queues: waiting_requests(&live),
+            request_queues: walk.waiting,
             request_depth: live.snapshot.queues.request_depth as u64,
             age_alarm: live.snapshot.queues.age_alarm,
-            upstreams: upstream_gauges(&live),
-            sites_down: sites_down(&live),
+            upstreams: walk.upstreams,
+            sites_down: walk.down,
             findings: finding_counts(&self.proxy.findings),
             certificates: certs.expiries().map(|(name, end)| (name.to_owned(), end)).collect(),
             certificates_kept: certs.kept().map(|(name, _)| kept_certificate(name)).collect(),
@@ -232,51 +233,54 @@ fn queue_now(state: &QueueState, admitted: u64) -> QueueNow {
     }
 }
 
-fn waiting_requests(live: &Live) -> Vec<(String, QueueNow)> {
-    let queue = |(site, state): (&Arc<Site>, &Arc<SiteState>)| {
-        if !state.gate.is_contended() {
-            return None;
-        }
-        Some((site.id.to_string(), queue_now(&state.gate.state(), state.gate.granted())))
-    };
-    live.sites().filter_map(queue).collect()
+/// What one walk over all sites shows.
+#[derive(Default)]
+struct Walk {
+    /// Request queues in which something waits.
+    waiting: Vec<(String, QueueNow)>,
+    upstreams: UpstreamGauges,
+    /// Sites whose every endpoint fails, and why.
+    down: Vec<(String, String)>,
 }
 
-fn upstream_gauges(live: &Live) -> UpstreamGauges {
-    let mut gauges = UpstreamGauges::default();
+/// Looks at all sites, every second and at each scrape. Nearly all of them are well, and of those
+/// only a few atomics are read: 50,000 sites take some milliseconds.
+fn walk(live: &Live) -> Walk {
+    let (mut walk, mut sums) = (Walk::default(), EndpointSums::default());
     for (site, state) in live.sites() {
-        for endpoint in state.upstream.endpoints() {
-            match endpoint.standing == Standing::Up {
-                true => gauges.up += 1,
-                false => {
-                    gauges.down += 1;
-                    gauges.down_names.push((site.id.to_string(), endpoint.url.clone()));
-                }
-            }
-            gauges.busy += u64::from(endpoint.in_flight);
-            gauges.idle += u64::from(endpoint.connections.saturating_sub(endpoint.in_flight));
-            gauges.connects += endpoint.connections_total;
-            gauges.connects_failed += endpoint.connect_failures_total;
+        if state.gate.is_contended() {
+            let queue = queue_now(&state.gate.state(), state.gate.granted());
+            walk.waiting.push((site.id.to_string(), queue));
+        }
+        if state.upstream.add_to(&mut sums) > 0 {
+            walk.ailing(site, &state.upstream.endpoints());
         }
     }
-    gauges
+    let gauges = &mut walk.upstreams;
+    gauges.up = sums.endpoints - gauges.down.min(sums.endpoints);
+    (gauges.busy, gauges.idle) = (sums.in_flight, sums.idle);
+    (gauges.connects, gauges.connects_failed) =
+        (sums.connections_total, sums.connect_failures_total);
+    walk
 }
 
-/// Sites whose every endpoint fails. The last one standing is never ejected, so that it is tried on;
-/// its failures in a row tell that it is down all the same.
-fn sites_down(live: &Live) -> Vec<(String, String)> {
-    let fails = |endpoint: &EndpointSummary| {
-        endpoint.standing != Standing::Up || endpoint.failures_in_a_row >= FAILURES_MAX
-    };
-    let down = |(site, state): (&Arc<Site>, &Arc<SiteState>)| {
-        let endpoints = state.upstream.endpoints();
-        if !endpoints.iter().all(fails) {
-            return None;
+impl Walk {
+    /// A site with an endpoint that fails. The last one standing is never ejected, so that it is
+    /// tried on; its failures in a row tell that it is down all the same.
+    fn ailing(&mut self, site: &Site, endpoints: &[EndpointSummary]) {
+        for endpoint in endpoints.iter().filter(|one| one.standing != Standing::Up) {
+            self.upstreams.down += 1;
+            self.upstreams.down_names.push((site.id.to_string(), endpoint.url.clone()));
         }
-        let why = endpoints.into_iter().find_map(|one| one.last_failure);
-        Some((site.id.to_string(), why.unwrap_or_else(|| "no endpoint can be used".into())))
-    };
-    live.sites().filter_map(down).collect()
+        let fails = |endpoint: &EndpointSummary| {
+            endpoint.standing != Standing::Up || endpoint.failures_in_a_row >= FAILURES_MAX
+        };
+        if endpoints.iter().all(fails) {
+            let why = endpoints.iter().find_map(|one| one.last_failure.clone());
+            let why = why.unwrap_or_else(|| "no endpoint can be used".into());
+            self.down.push((site.id.to_string(), why));
+        }
+    }
 }
 
 fn finding_counts(store: &findings::FindingsStore) -> Vec<FindingCount> {

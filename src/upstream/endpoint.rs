@@ -101,6 +101,23 @@ pub struct EndpointSummary {
     pub last_failure: Option<String>,
 }
 
+/// What endpoints come to together, for metrics.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct EndpointSums {
+    /// Endpoints.
+    pub endpoints: u64,
+    /// Those that are out, or have a failure on their record; all others are up.
+    pub blemished: u64,
+    /// Requests they are working on.
+    pub in_flight: u64,
+    /// Open connections that carry no request.
+    pub idle: u64,
+    /// Connections made since the start.
+    pub connections_total: u64,
+    /// Connections that could not be made since the start.
+    pub connect_failures_total: u64,
+}
+
 impl Endpoint {
     /// An endpoint of which nothing is known yet.
     pub(super) fn new(spec: EndpointSpec, now: Instant) -> Endpoint {
@@ -249,6 +266,18 @@ impl Endpoint {
             ejections_total: count(&self.counts.ejections),
             last_failure: lock(&self.last_failure).clone(),
         }
+    }
+
+    /// Adds its figures: atomics alone, for a look at all endpoints of 50,000 sites every second.
+    pub(super) fn add_to(&self, sums: &mut EndpointSums) {
+        let (in_flight, connections) = (self.in_flight(), self.connections.load(Ordering::Relaxed));
+        sums.endpoints += 1;
+        let is_up = self.standing.load(Ordering::Relaxed) == 0;
+        sums.blemished += u64::from(!is_up || self.blemished.load(Ordering::Relaxed));
+        sums.in_flight += u64::from(in_flight);
+        sums.idle += u64::from(connections.saturating_sub(in_flight));
+        sums.connections_total += self.counts.connections.load(Ordering::Relaxed);
+        sums.connect_failures_total += self.counts.connect_failures.load(Ordering::Relaxed);
     }
 
     /// Taken once an answer came while there was a record.
@@ -400,7 +429,17 @@ mod tests {
             let at = now + later * MS;
             assert_eq!(endpoint.standing(at), endpoint.health().standing(at), "at {later} ms");
         }
+        let blemished = || {
+            let mut sums = EndpointSums::default();
+            endpoint.add_to(&mut sums);
+            sums.blemished
+        };
+        assert_eq!(blemished(), 1);
         endpoint.answered(MS, now);
+        assert_eq!(blemished(), 0);
+        endpoint.checked(Err("test".into()), Thresholds { healthy: 1, unhealthy: 1 });
+        assert_eq!(blemished(), 1, "out by its check, without a failed request");
+        endpoint.checked(Ok(()), Thresholds { healthy: 1, unhealthy: 1 });
         assert_eq!(endpoint.standing(now), Standing::Up);
         assert_eq!(endpoint.summary(1, false, now).ejections_total, 1);
     }

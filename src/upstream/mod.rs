@@ -39,7 +39,7 @@ use tokio::time::Instant;
 
 pub use body::ResponseBody;
 pub use client::Client;
-pub use endpoint::{Endpoint, EndpointSummary};
+pub use endpoint::{Endpoint, EndpointSummary, EndpointSums};
 pub use h1::{INTERIM_MAX, UpgradedIo};
 pub use patience::CONTINUE_PATIENCE;
 
@@ -181,6 +181,13 @@ impl Upstream {
         let now = Instant::now();
         let summary = |slot: &Slot| slot.endpoint.summary(slot.weight, slot.backup, now);
         self.slots.iter().map(summary).collect()
+    }
+
+    /// Adds the figures of all endpoints to the sums; tells how many of them have a blemish.
+    pub fn add_to(&self, sums: &mut EndpointSums) -> u64 {
+        let before = sums.blemished;
+        self.slots.iter().for_each(|slot| slot.endpoint.add_to(sums));
+        sums.blemished - before
     }
 
     /// Retries that the budget granted and denied.
