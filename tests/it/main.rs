@@ -19,6 +19,7 @@ mod http1;
 mod http2;
 mod incidents;
 mod limits;
+mod monitoring;
 mod operator;
 mod outside;
 mod refusals;
