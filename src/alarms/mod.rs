@@ -155,6 +155,7 @@ fn bounded(conditions: Vec<Condition>) -> Vec<Condition> {
 pub fn readable(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
+        0 if time.is_zero() => "0 s".to_owned(),
         0 => format!("{} ms", time.as_millis()),
         1..=119 => format!("{seconds} s"),
         120..=7_199 => format!("{} min", seconds / 60),

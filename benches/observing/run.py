@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Measures what it costs to be seen: CPU time of the edge per request with everything on against everything off.
+
+    cargo build --release
+    python3 benches/observing/run.py                 # 20 rounds of 1 s for each
+
+Three edges stand side by side and take turns: `off` (no access log, nobody scrapes), `on` (JSON access log in a file, a shadow
+profile, a scrape and a look at the status every second) and `odd` (as `on`, and each answer has a field that is found and
+reported). Counters cannot be turned off: `cargo bench --bench observing` has their share. The figure to quote is the ratio to
+`off` in the same round, median over the rounds. Edges on CPU 0, load and origin on CPU 1; needs nginx, h2load, openssl, taskset.
+"""
+import argparse, json, os, pathlib, shutil, signal, statistics, sys, tempfile, threading, urllib.request
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "peers"))
+import run as peers
+
+
+def cpu_seconds(pid):
+    """To the nanosecond, all threads."""
+    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+class Edge:
+    def __init__(self, folder, name, origin):
+        self.port, self.admin, self.stop = peers.free_port(), peers.free_port(), threading.Event()
+        self.path = "/odd" if name == "odd" else "/1k"
+        base = pathlib.Path(folder) / name
+        (base / "sites").mkdir(parents=True)
+        (base / "certs/bench").mkdir(parents=True)
+        shutil.copy(f"{folder}/ecdsa.crt", base / "certs/bench/fullchain.pem")
+        shutil.copy(f"{folder}/ecdsa.key", base / "certs/bench/privkey.pem")
+        (base / "sites/bench.toml").write_text(
+            f'hosts = ["{peers.HOST}"]\nupstreams = ["http://127.0.0.1:{origin}"]\nlimits = {{ in_flight = 2048 }}\n')
+        seen = '[log]\naccess = "access.log"\nformat = "json"\n[headers]\nshadow = "reject"\n'
+        main = f"""[listen]
+https = ["127.0.0.1:{self.port}"]
+http = []
+admin = "127.0.0.1:{self.admin}"
+[runtime]
+threads = 1
+""" + ('[log]\naccess = "off"\n' if name == "off" else seen)
+        (base / "sluss.toml").write_text(main)
+        self.base, self.name = base, name
+        log = open(base / "out", "w")
+        command = ["taskset", "-c", "0", ARGS.sluss, "run", "-c", str(base / "sluss.toml")]
+        self.child = peers.subprocess.Popen(command, stdout=log, stderr=log)
+        peers.wait_for(self.port)
+
+    def watch(self):
+        while not self.stop.wait(1):
+            for path in ("/metrics", "/api/status"):
+                urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5).read()
+
+    def measure(self, protocol, seconds):
+        """CPU microseconds a request."""
+        shape = ["--h1", "-c", "64"] if protocol == "h1" else ["-c", "16", "-m", "32"]
+        self.stop.clear()
+        watcher = threading.Thread(target=self.watch)
+        if self.name != "off":
+            watcher.start()
+        before = cpu_seconds(self.child.pid)
+        count = peers.h2load(self.port, self.path, *shape, "-D", str(seconds), "--warm-up-time", "0")
+        cost = (cpu_seconds(self.child.pid) - before) * 1e6 / count
+        self.stop.set()
+        if self.name != "off":
+            watcher.join()
+        if (log := self.base / "access.log").exists():
+            with open(log, "w"):
+                pass
+        return cost
+
+    def lines_lost(self):
+        text = urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/api/status", timeout=5).read()
+        return json.loads(text)["access_log"]["dropped"]
+
+
+def main():
+    folder, started = tempfile.mkdtemp(prefix="sluss-observing-"), []
+    os.chmod(folder, 0o755)  # nginx reads its files as another user
+    try:
+        peers.certificate(folder, "ecdsa", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+        site = peers.Peers(folder, "ecdsa")
+        (pathlib.Path(folder) / "www").mkdir()
+        (pathlib.Path(folder) / "www/1k").write_bytes(b"x" * 1024)
+        conf = peers.NGINX_HEAD.format(d=folder, n="origin") + f"""
+  server {{ listen 127.0.0.1:{site.origin} backlog=4096; root {folder}/www;
+    location = /odd {{ try_files /1k =404; add_header X-Title "caf\u00e9"; }} }} }}"""
+        command = ["nginx", "-p", folder, "-e", f"{folder}/origin.log", "-c"]
+        started.append(site.spawn("origin", conf, command, 1, site.origin))
+        edges = []
+        for name in ("off", "on", "odd"):
+            edges.append(Edge(folder, name, site.origin))
+            started.append(edges[-1].child)
+        for protocol in ("h1", "h2"):
+            rows = {edge.name: [] for edge in edges}
+            for edge in edges:
+                edge.measure(protocol, 1)
+            for _ in range(ARGS.rounds):
+                for edge in edges:
+                    rows[edge.name].append(edge.measure(protocol, ARGS.seconds))
+            print(f"\n{protocol}: CPU us per request, median (least to most); ratio to off in the same round, median")
+            for name, row in rows.items():
+                ratio = statistics.median(mine / off for mine, off in zip(row, rows["off"]))
+                print(f"  {name:4} {statistics.median(row):7.2f}  ({min(row):.2f} to {max(row):.2f})  {ratio:.3f}", flush=True)
+        print("\nlog lines lost:", sum(edge.lines_lost() for edge in edges))
+    finally:
+        for child in reversed(started):
+            child.send_signal(signal.SIGTERM)
+            try:
+                child.wait(10)
+            except peers.subprocess.TimeoutExpired:
+                child.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sluss", default=str(peers.ROOT / "target/release/sluss"))
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=int, default=1)
+    ARGS = parser.parse_args()
+    main()
