@@ -36,6 +36,9 @@ pub struct Told {
     asks: mpsc::Sender<Ask>,
     listeners: Mutex<Vec<Arc<Listener>>>,
     overflows: Mutex<Overflows>,
+    /// How the machine differs, by the generation it was looked at for: a file is read for it, and
+    /// all certificates.
+    machine_differs: Mutex<(u64, Option<String>)>,
     serving: AtomicBool,
 }
 
@@ -55,6 +58,7 @@ impl Told {
             asks,
             listeners: Mutex::default(),
             overflows: Mutex::default(),
+            machine_differs: Mutex::default(),
             serving: AtomicBool::new(false),
         }
     }
@@ -71,6 +75,15 @@ impl Told {
             (false, true) => Phase::Serving,
             (false, false) => Phase::Starting,
         }
+    }
+
+    fn machine_differs(&self, live: &Live) -> Option<String> {
+        let mut known = self.machine_differs.lock().unwrap_or_else(PoisonError::into_inner);
+        // Generations count from 1.
+        if known.0 != live.snapshot.generation {
+            *known = (live.snapshot.generation, machine_differs(live));
+        }
+        known.1.clone()
     }
 
     /// The kernel's accept queues now, and how many connections full ones of ours have lost.
@@ -143,7 +156,7 @@ impl View for Told {
             certificates_kept: certs.kept().map(|(name, _)| kept_certificate(name)).collect(),
             reload_refused: last.filter(|report| report.result == ReloadResult::Refused).map(first),
             parts_kept: last.map(kept).unwrap_or_default(),
-            machine_differs: machine_differs(&live),
+            machine_differs: self.machine_differs(&live),
             access_log: live.access.state(),
         }
     }
