@@ -138,7 +138,7 @@ backend o
 """
         return port, self.spawn("haproxy", conf, ["haproxy", "-f"], 0, port)
 
-    def sluss(self):
+    def sluss(self, listen="", queues="request_depth = 4096"):
         port = free_port()
         base = pathlib.Path(self.d) / "sluss"
         for sub in ("sites", f"certs/{HOST}"):
@@ -151,6 +151,7 @@ backend o
 https = ["127.0.0.1:{port}"]
 http = []
 admin = "127.0.0.1:0"
+{listen}
 [runtime]
 threads = 1
 state = "{base}/state"
@@ -159,7 +160,7 @@ directory = "{base}/certs"
 [sites]
 directory = "{base}/sites"
 [queues]
-request_depth = 4096
+{queues}
 [log]
 access = "off"
 """
