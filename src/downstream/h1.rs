@@ -5,7 +5,7 @@
 //! connection is kept only where the end of both messages is certain.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -63,22 +63,32 @@ enum Ending {
 /// Serves a connection until either side ends it.
 ///
 /// *Cancel safety*: dropping the future aborts the connection and all work upstream.
-pub async fn serve<T: Transport, S: Service>(io: T, timers: &Rc<Timers>, service: &S) {
+pub fn serve<T: Transport, S: Service>(
+    io: T,
+    timers: &Rc<Timers>,
+    service: S,
+) -> impl Future<Output = ()> + use<T, S> {
+    // Outside the future, which would keep room for the stream twice.
     let wire = Rc::new(RefCell::new(Wire::new(io, timers)));
+    serve_wire(wire, service)
+}
+
+async fn serve_wire<T: Transport, S: Service>(wire: Shared<T>, service: S) {
     let mut awaited_until = Some(Instant::now() + FIRST_REQUEST);
     loop {
-        if !request_begins(&wire, service, awaited_until.take()).await {
+        if !request_begins(&wire, &service, awaited_until.take()).await {
             wire::close(&wire, LINGER, 0).await;
             return;
         }
         let since = Instant::now();
-        let ending = match read_head(&wire, service).await {
+        let ending = match read_head(&wire, &service).await {
             // Boxed: an idle connection does not hold the room that a request needs.
-            Ok(screened) => Box::pin(exchange(&wire, service, screened, since)).await,
+            Ok(screened) => Box::pin(exchange(&wire, &service, screened, since)).await,
             Err(Unread::Quietly) => Ending::Abort,
             Err(Unread::Refused(refusal, refused)) => {
                 let request_id = service.refused(refusal, refused.as_deref());
-                refuse_head(&wire, service.limits().body, refusal, &request_id).await
+                let patience = service.limits().body;
+                Box::pin(refuse_head(&wire, patience, refusal, &request_id)).await
             }
         };
         match ending {
@@ -212,8 +222,12 @@ async fn exchange<T: Transport, S: Service>(
     let body = RequestBody::new(wire.clone(), shape.policy.clone(), shape.patience);
     let request = Request { head, findings, body, since };
     let interim = async |head: ResponseHead| write_interim(wire, &head, &shape).await;
-    let answer = pin!(service.answer(request, interim));
-    let Some(answer) = unless_gone(wire, answer).await else { return Ending::Abort };
+    let answer = {
+        // Its room is the response's afterwards.
+        let answer = pin!(service.answer(request, interim));
+        unless_gone(wire, answer).await
+    };
+    let Some(answer) = answer else { return Ending::Abort };
     respond(wire, service, &shape, answer).await
 }
 

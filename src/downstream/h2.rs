@@ -86,7 +86,12 @@ struct Streams {
 /// Serves a connection until either side ends it.
 ///
 /// *Cancel safety*: dropping the future aborts the connection and all work upstream.
-pub async fn serve<T: Transport, S: Service>(io: T, timers: &Rc<Timers>, service: Rc<S>) {
+pub fn serve<T: Transport, S: Service>(
+    io: T,
+    timers: &Rc<Timers>,
+    service: Rc<S>,
+) -> impl Future<Output = ()> + use<T, S> {
+    // Outside the future, which would keep room for the stream twice.
     let conduct = Rc::<Conduct>::default();
     let put_off = Rc::<PutOff>::default();
     let io = Metered::new(Batched::new(io, put_off.clone()), conduct.clone());
@@ -100,9 +105,12 @@ pub async fn serve<T: Transport, S: Service>(io: T, timers: &Rc<Timers>, service
         })
     };
     let connection = builder().serve_connection(TokioIo::new(io), answers);
-    let error = supervise(pin!(connection), &*service, &streams, timers.deadline()).await;
-    if streams.conduct.flooded() || error.is_some_and(|error| is_flood(&error)) {
-        service.refused(Refusal::Http2Flood, None);
+    let deadline = timers.deadline();
+    async move {
+        let error = supervise(pin!(connection), &*service, &streams, deadline).await;
+        if streams.conduct.flooded() || error.is_some_and(|error| is_flood(&error)) {
+            service.refused(Refusal::Http2Flood, None);
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! The life of a connection, top to bottom: accepted, introduced, greeted, taken through the
 //! handshake queue and its handshake, served.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -45,18 +47,19 @@ pub struct Arrival {
     pub slot: ConnectionSlot,
 }
 
+/// A connection's life from its first request on.
+type Served = Pin<Box<dyn Future<Output = ()>>>;
+
 /// A connection to a TLS listener, from accept to close. A refusal ends it.
 pub async fn arrive(thread: Rc<Thread>, arrival: Arrival) {
-    // Each stage is boxed apart: an open connection holds the state of its stage alone.
-    match Box::pin(welcome(&thread, arrival)).await {
-        Some(Welcomed::Encrypted(handshaken, holding)) => {
-            serve(thread, *handshaken, holding).await;
-        }
-        Some(Welcomed::PlainHttp(socket, holding)) => {
-            Box::pin(redirect(thread, socket, holding)).await;
-        }
-        None => {}
-    }
+    // Each stage is boxed by itself: an open connection holds the state of its stage alone.
+    let served = match Box::pin(welcome(&thread, arrival)).await {
+        Some(Welcomed::Encrypted(handshaken, holding)) => serve(&thread, *handshaken, holding),
+        Some(Welcomed::PlainHttp(socket, holding)) => redirect(&thread, socket, holding),
+        None => return,
+    };
+    drop(thread);
+    served.await;
 }
 
 /// What came of a connection before its first request.
@@ -209,10 +212,10 @@ fn turned_away(thread: &Thread, refusal: Refusal) -> Option<Welcomed> {
 }
 
 /// Plain HTTP on the TLS port: told where the site is.
-async fn redirect(thread: Rc<Thread>, socket: Socket, holding: Holding) {
+fn redirect(thread: &Rc<Thread>, socket: Socket, holding: Holding) -> Served {
     thread.proxy.metrics.turned_away(Refusal::PlainHttp);
     let https_port = socket.local.port();
-    serve_plain(thread, socket, holding, https_port).await;
+    serve_plain(thread, socket, holding, https_port)
 }
 
 /// A connection to a plain listener: redirected to `https_port`, ACME challenges let through.
@@ -221,29 +224,27 @@ pub async fn arrive_plain(thread: Rc<Thread>, arrival: Arrival, https_port: u16)
     let gauge = thread.proxy.metrics.connection(ConnectionState::Accepted);
     let holding = Holding { slot, gauge, place: None };
     match introduce(&thread, stream, client).await {
-        Ok(socket) => serve_plain(thread, socket, holding, https_port).await,
+        Ok(socket) => serve_plain(&thread, socket, holding, https_port).await,
         Err(refusal) => thread.proxy.metrics.turned_away(refusal),
     }
 }
 
-async fn serve_plain(thread: Rc<Thread>, socket: Socket, holding: Holding, https_port: u16) {
-    let handler =
-        Handler::plain(thread.clone(), (socket.client, socket.local), holding, https_port);
-    downstream::h1::serve(socket, &thread.timers, &handler).await;
+fn serve_plain(thread: &Rc<Thread>, socket: Socket, holding: Holding, https_port: u16) -> Served {
+    let addresses = (socket.client, socket.local);
+    let handler = Handler::plain(thread.clone(), addresses, holding, https_port);
+    Box::pin(downstream::h1::serve(socket, &thread.timers, handler))
 }
 
 /// A connection whose handshake is done: served until either side ends it.
-async fn serve(thread: Rc<Thread>, handshaken: Handshaken, holding: Holding) {
+fn serve(thread: &Rc<Thread>, handshaken: Handshaken, holding: Holding) -> Served {
     let Handshaken { stream, settled, server_name, tls } = handshaken;
     let socket = stream.get_ref().0;
     let addresses = (socket.client, socket.local);
     let handler =
         Handler::encrypted(thread.clone(), addresses, holding, (settled, server_name, tls));
-    // Boxed apart: an idle connection holds its own protocol's state, not the larger of the two.
-    if settled.http2 {
-        Box::pin(downstream::h2::serve(stream, &thread.timers, Rc::new(handler))).await;
-    } else {
-        Box::pin(downstream::h1::serve(stream, &thread.timers, &handler)).await;
+    match settled.http2 {
+        true => Box::pin(downstream::h2::serve(stream, &thread.timers, Rc::new(handler))),
+        false => Box::pin(downstream::h1::serve(stream, &thread.timers, handler)),
     }
 }
 
