@@ -1,12 +1,14 @@
 //! The request queue and the crowd at the door.
 
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::origin::ok;
-use crate::support::{Edge, Origin, Setup, eventually, get};
+use crate::support::{Edge, Origin, Setup, eventually, get, tools};
 
 #[test]
 fn a_full_request_queue_is_a_503_and_those_who_wait_are_served() {
@@ -126,6 +128,46 @@ fn five_hundred_slow_clients_do_not_slow_a_normal_one() {
     drop(silent);
     // Loose on purpose: a slow client that held a thread would cost seconds.
     assert!(during < before * 20 + Duration::from_millis(200), "{before:?} became {during:?}");
+}
+
+/// What scanners and broken programs say on the TLS port; none of it is a hello.
+const GARBAGE: &[&[u8]] = &[
+    b"\x80\x2e\x01\x00\x02 an SSLv2 hello",
+    b"\x16\x03\x01\xff\xff\x01 a record longer than records are",
+    b"\x16\x03\x01\x00\x08\x01\x00\x00\x04hmm!",
+    b"\x17\x03\x03\x00\x04data",
+    b"\0\0\0\0\0\0\0\0",
+];
+
+/// The same with ten thousand is `benches/crowd`.
+#[test]
+fn crowds_at_the_door_do_not_harm_a_visitor() {
+    const IDLE: usize = 500;
+    const GARBLED: usize = 1_200;
+    const HALF: usize = 500;
+    tools::allow_descriptors(4_096);
+    let origin = Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
+    let edge = Edge::before(origin.url());
+    let before = median(&edge);
+    let mut idle: Vec<_> = (0..IDLE).map(|_| edge.connect("a.test")).collect();
+    let garbled: Vec<_> = (0..GARBLED).map(|n| said(&edge, GARBAGE[n % GARBAGE.len()])).collect();
+    let half: Vec<_> = (0..HALF).map(|_| said(&edge, b"\x16\x03\x01\x02\x00\x01\x00")).collect();
+    edge.metric_becomes("sluss_connections", &["state=\"hello\""], |count| count == HALF as f64);
+    let during = median(&edge);
+    assert!(during < before * 20 + Duration::from_millis(200), "{before:?} became {during:?}");
+    eventually("the garbage is counted", || edge.refused("hello-malformed") == GARBLED as f64);
+    for client in &mut idle {
+        assert_eq!(client.ask(get("a.test", "/")).text(), "hi", "who was idle is still served");
+    }
+    drop((garbled, half));
+    edge.metric_becomes("sluss_connections", &["state=\"hello\""], |count| count == 0.0);
+}
+
+/// A connection on which that was said, and nothing else.
+fn said(edge: &Edge, bytes: &[u8]) -> TcpStream {
+    let mut stream = edge.tcp();
+    let _ = stream.write_all(bytes); // The edge may have hung up on a part of it.
+    stream
 }
 
 #[test]

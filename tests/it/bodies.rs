@@ -1,12 +1,13 @@
 //! Bodies come through whole, whichever way they are framed, and cost no memory.
 
 use std::io::Read as _;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use crate::support::origin::ok;
 use crate::support::wire::Wire;
-use crate::support::{Edge, End, Origin, PATIENCE, pattern};
+use crate::support::{Edge, End, Origin, PATIENCE, eventually, pattern};
 
 /// Over any buffer of the edge's and any TLS record.
 const BODY_BYTES: usize = 3 * 1024 * 1024 + 17;
@@ -163,21 +164,25 @@ fn an_upload_waits_for_a_slow_site_without_being_kept_in_memory() {
     let mut client = edge.connect("a.test");
     let before = edge.resident_kib();
     client.send(format!("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: {LONG_BYTES}\r\n\r\n"));
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = sent.clone();
     let sender = thread::spawn(move || {
-        let piece = pattern(1024 * 1024);
-        for _ in 0..LONG_BYTES / piece.len() {
-            client.send(&piece);
+        let whole = pattern(1024 * 1024);
+        for piece in (0..LONG_BYTES / whole.len()).flat_map(|_| whole.chunks(64 * 1024)) {
+            client.send(piece);
+            counted.fetch_add(1, Ordering::SeqCst);
         }
         client
     });
-    // The edge has taken what it takes once its memory does not change any more.
-    let mut seen = Vec::new();
-    for _ in 0..20 {
-        thread::sleep(std::time::Duration::from_millis(25));
-        seen.push(edge.resident_kib());
-    }
+    let (mut most, mut last, mut same) = (0, 0, 0);
+    eventually("the edge takes no more", || {
+        most = most.max(edge.resident_kib());
+        let now = sent.load(Ordering::SeqCst);
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        now > 0 && same > 20
+    });
     assert!(!sender.is_finished(), "the client is held back");
-    let most = seen.into_iter().max().unwrap();
     assert!(most - before.min(most) < GROWTH_KIB_MAX, "grew from {before} to {most} KiB");
     go_on.send(()).unwrap();
     let mut client = sender.join().unwrap();

@@ -235,13 +235,11 @@ fn a_tunnel_that_the_site_ends_ends_for_the_client() {
 fn a_client_that_has_said_its_last_word_still_gets_its_answer() {
     let origin = Origin::scripted(|mut connection| {
         connection.request().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(100));
         connection.send(ok("late"));
     });
     let edge = Edge::before(origin.url());
     let mut client = edge.connect("a.test");
-    client.send(get("a.test", "/"));
-    client.half_close();
+    client.send_last(get("a.test", "/"));
     assert_eq!(client.response().text(), "late");
     assert_eq!(client.end(), End::ClosedEarly);
 }

@@ -10,6 +10,8 @@ mod support;
 mod admission;
 mod alarms;
 mod bodies;
+mod browser;
+mod conformance;
 mod doors;
 mod drain;
 mod encrypted;

@@ -2,6 +2,7 @@
 //! asserted is the outcome and its reason, never how long it took.
 
 use std::io::Write as _;
+use std::time::{Duration, Instant};
 
 use crate::support::origin::{nobody, ok};
 use crate::support::wire::Wire;
@@ -122,12 +123,15 @@ fn a_request_waits_for_a_site_that_is_gone_until_its_deadline() {
 fn a_slow_but_steady_body_is_not_cut() {
     let origin = Origin::answering(|request| ok(&request.body));
     let edge =
-        Setup::default().set("timeouts.body", r#""5s""#).site("a.test", origin.url()).start();
+        Setup::default().set("timeouts.body", r#""1s""#).site("a.test", origin.url()).start();
     let mut client = edge.connect("a.test");
-    client.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 40\r\n\r\n");
-    for _ in 0..40 {
-        client.send("x");
-        std::thread::sleep(std::time::Duration::from_millis(20));
+    client.send("POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let begun = Instant::now();
+    let mut sent = 0;
+    while begun.elapsed() < Duration::from_secs(2) {
+        client.send("1\r\nx\r\n");
+        sent += 1;
+        std::thread::sleep(Duration::from_millis(20)); // Its pace, not a wait.
     }
-    assert_eq!(client.response().text().len(), 40);
+    assert_eq!(client.ask("0\r\n\r\n").text().len(), sent);
 }

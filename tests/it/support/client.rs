@@ -76,6 +76,17 @@ impl Client {
         }
     }
 
+    /// Sends its last bytes, and that they are, in one piece; still reads.
+    pub fn send_last(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.conn.writer().write_all(bytes.as_ref()).unwrap();
+        self.stream.conn.send_close_notify();
+        let mut sealed = Vec::new();
+        while self.stream.conn.wants_write() {
+            self.stream.conn.write_tls(&mut sealed).unwrap();
+        }
+        self.stream.sock.write_all(&sealed).expect("the edge takes it");
+    }
+
     /// Sends as much as the edge still takes. What it has said before it hung up can be read.
     pub fn send_what_is_taken(&mut self, pieces: impl IntoIterator<Item = Vec<u8>>) {
         let mut sealed = Vec::new();

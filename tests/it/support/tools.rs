@@ -4,6 +4,8 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use rustix::process::{Resource, getrlimit, setrlimit};
+
 /// A command of that program; `None` where it is not there.
 #[track_caller]
 pub fn tool(name: &str) -> Option<Command> {
@@ -17,6 +19,15 @@ pub fn tool(name: &str) -> Option<Command> {
         let _ = writeln!(std::io::stderr(), "skipped: {name} is not there");
     }
     found.map(Command::new)
+}
+
+/// Lets this process hold so many descriptors, where the machine allows it.
+pub fn allow_descriptors(count: u64) {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < count) {
+        limit.current = Some(limit.maximum.map_or(count, |maximum| maximum.min(count)));
+        setrlimit(Resource::Nofile, limit).unwrap();
+    }
 }
 
 /// Runs it: whether it succeeded, and what it printed.
