@@ -12,8 +12,8 @@ use serde::Serialize;
 #[serde(rename_all = "kebab-case")]
 pub enum Refusal {
     // Before TLS.
-    /// All connections the process may hold are taken, and none was idle.
-    #[error("the process holds as many connections as it may")]
+    /// There is no file descriptor for it.
+    #[error("the process has no file descriptor left")]
     ConnectionLimit,
     /// The client's address holds as many connections to the site as it may.
     #[error("the client holds as many connections to the site as it may")]

@@ -74,8 +74,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 #[derive(Default)]
 struct Streams {
     open: Cell<usize>,
-    /// For each streaming response: when the client was given a piece that nobody has asked to
-    /// follow since. `None` while the endpoint is what it waits for.
+    /// For each response: when the client was given its head, or a piece, that nobody has asked
+    /// to follow since. `None` while the endpoint is what it waits for.
     offered: RefCell<Slab<Option<Instant>>>,
     conduct: Rc<Conduct>,
     put_off: Rc<PutOff>,
@@ -347,6 +347,8 @@ where
     if response.is_end_stream() {
         response.settle(None); // hyper will not poll it.
     }
+    // hyper asks for the body once the client's window has room for it, which may be never.
+    response.open.offered(Some(Instant::now()));
     response.open.streams.conduct.answered();
     let head = head.to_h2(Some(request_id)).unwrap_or_else(|_| unwritable());
     head.map(|()| response)
@@ -354,6 +356,7 @@ where
 
 fn local<B, K>(local: &Local, open: Open) -> http::Response<ResponseBody<B, K>> {
     open.streams.conduct.answered();
+    open.offered(Some(Instant::now()));
     let body = Content::Local(Some(local.body().clone()).filter(|body| !body.is_empty()));
     local.to_h2().map(|()| ResponseBody { content: body, account: None, open })
 }
@@ -402,11 +405,11 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         let this = &mut *self;
+        this.open.offered(None);
         let body = match &mut this.content {
             Content::Local(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Content::Upstream(body) => body,
         };
-        this.open.offered(None);
         match Pin::new(body).poll_frame(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(frame))) => {

@@ -1,14 +1,17 @@
 //! The request queue and the crowd at the door.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::authority::authority;
+use crate::support::client::{ServerNameSent, handshake};
 use crate::support::origin::ok;
-use crate::support::{Edge, Origin, Setup, eventually, get, tools};
+use crate::support::wire::Wire;
+use crate::support::{Edge, Origin, Setup, eventually, get, tools, wait_for};
 
 #[test]
 fn a_full_request_queue_is_a_503_and_those_who_wait_are_served() {
@@ -149,7 +152,10 @@ fn crowds_at_the_door_do_not_harm_a_visitor() {
     let origin = Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
     let edge = Edge::before(origin.url());
     let before = median(&edge);
+    let lean = edge.resident_kib();
     let mut idle: Vec<_> = (0..IDLE).map(|_| edge.connect("a.test")).collect();
+    let grown = edge.resident_kib().saturating_sub(lean);
+    assert!(grown < 64 * IDLE as u64, "{grown} KiB for {IDLE} idle connections");
     let garbled: Vec<_> = (0..GARBLED).map(|n| said(&edge, GARBAGE[n % GARBAGE.len()])).collect();
     let half: Vec<_> = (0..HALF).map(|_| said(&edge, b"\x16\x03\x01\x02\x00\x01\x00")).collect();
     edge.metric_becomes("sluss_connections", &["state=\"hello\""], |count| count == HALF as f64);
@@ -168,6 +174,88 @@ fn said(edge: &Edge, bytes: &[u8]) -> TcpStream {
     let mut stream = edge.tcp();
     let _ = stream.write_all(bytes); // The edge may have hung up on a part of it.
     stream
+}
+
+/// One handshake holds the only place and is never finished; the queue behind it holds one.
+#[test]
+fn a_full_handshake_queue_refuses_the_oldest_of_the_fattest() {
+    let edge = Setup::default()
+        .set("queues.handshake_concurrency", "1")
+        .set("queues.handshake_depth", "1")
+        .site("a.test", Origin::echo().url())
+        .start();
+    let hello = || {
+        let config = authority().client(&[]);
+        let name = "a.test".try_into().unwrap();
+        let mut session = rustls::ClientConnection::new(config.into(), name).unwrap();
+        let mut stream = edge.tcp();
+        session.write_tls(&mut stream).unwrap();
+        stream
+    };
+    let depth = |expected: f64| {
+        let labels = ["queue=\"handshake\""];
+        edge.metric_becomes("sluss_queue_depth", &labels, |depth| depth == expected);
+    };
+    let mut holds = hello();
+    holds.read_exact(&mut [0; 5]).unwrap(); // The edge's flight: the place is taken.
+    let mut waits = hello();
+    depth(1.0);
+    let newest = hello();
+    let reset = waits.read(&mut [0; 1]).expect_err("a reset");
+    assert_eq!(reset.kind(), std::io::ErrorKind::ConnectionReset);
+    let labels = ["queue=\"handshake\"", "handshake-queue-full"];
+    assert_eq!(edge.metric("sluss_queue_refused_total", &labels), 1.0);
+    depth(1.0);
+    drop(newest);
+    let mut last = hello();
+    drop(holds);
+    last.read_exact(&mut [0; 5]).expect("who is patient gets its turn");
+    eventually("who left is no work", || edge.refused("client-gone") >= 1.0);
+}
+
+#[test]
+fn an_edge_without_descriptors_refuses_and_recovers() {
+    let origin = Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let edge = Edge::before(origin.url());
+    let open = wait_for("the open descriptors", || {
+        Some(edge.metric("process_open_fds", &[])).filter(|count| *count > 0.0)
+    });
+    edge.limit_descriptors(open as u64 + 10);
+    let crowd: Vec<_> = (0..40).map(|_| edge.tcp()).collect();
+    let last = crowd.last().unwrap().try_clone().unwrap();
+    let _ = Wire::new(last).rest(); // Closed at once, not left waiting.
+    drop(crowd);
+    edge.limit_descriptors(open as u64 + 1_000);
+    eventually("it is counted", || edge.refused("connection-limit") >= 1.0);
+    assert_eq!(edge.get("a.test", "/").status(), 200);
+}
+
+/// Nobody is idle: the next waits in the kernel's queue and comes in when somebody leaves.
+#[test]
+fn a_full_edge_of_busy_connections_lets_the_next_wait() {
+    let origin = Origin::scripted(|mut connection| {
+        connection.request();
+        connection.rest();
+    });
+    let edge =
+        Setup::default().set("runtime.max_connections", "2").site("a.test", origin.url()).start();
+    let busy = || {
+        let mut client = edge.connect("a.test");
+        client.send(get("a.test", "/"));
+        client
+    };
+    let (first, _second) = (busy(), busy());
+    eventually("both are busy", || origin.accepted() == 2);
+    let (told, came) = mpsc::channel();
+    let waiting = edge.tcp();
+    let third = thread::spawn(move || {
+        let client = handshake(waiting, ServerNameSent::Name("a.test"));
+        told.send(()).unwrap();
+        client.is_ok()
+    });
+    assert!(came.recv_timeout(Duration::from_millis(300)).is_err(), "it waits");
+    drop(first);
+    assert!(third.join().unwrap(), "and comes in");
 }
 
 #[test]

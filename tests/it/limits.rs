@@ -1,7 +1,8 @@
 //! What one client, one request or one site may take.
 
 use crate::support::client::ServerNameSent;
-use crate::support::http2::{full, http2, url};
+use crate::support::frames::{self, PING, REFUSED_STREAM, RST_STREAM};
+use crate::support::http2::{empty, full, http2, url};
 use crate::support::origin::ok;
 use crate::support::{Edge, End, Origin, Setup, eventually, get};
 
@@ -42,6 +43,45 @@ fn a_head_over_the_bound_is_a_431() {
     assert_eq!((response.status(), response.refused()), (431, Some("head-too-large")));
     assert_eq!(client.end(), End::ClosedEarly);
     assert_eq!(origin.accepted(), 0);
+}
+
+#[test]
+fn a_field_list_over_the_bound_is_a_431_and_one_far_over_it_ends_the_connection() {
+    let origin = Origin::echo();
+    let edge = Edge::before(origin.url());
+    let value = "x".repeat(1_000);
+    let request = |fields: usize| {
+        let mut request = http::Request::get(url("a.test", "/"));
+        for n in 0..fields {
+            request = request.header(format!("x-{n}"), &value);
+        }
+        request.body(empty()).unwrap()
+    };
+    http2(&edge, "a.test", async |mut sender| {
+        let status = sender.send_request(request(10)).await.unwrap().status();
+        assert_eq!(status, 200);
+        let status = sender.send_request(request(100)).await.unwrap().status();
+        assert_eq!(status, 431);
+        assert!(sender.send_request(request(300)).await.is_err());
+    });
+    eventually("it is counted", || edge.refused("http2-flood") == 1.0);
+}
+
+#[test]
+fn streams_over_the_bound_are_refused() {
+    let origin = Origin::scripted(|mut connection| drop(connection.rest()));
+    let edge = Edge::before(origin.url());
+    let mut client = frames::open(&edge, "a.test");
+    for n in 0..129 {
+        client.send(frames::get_frame(2 * n + 1, "a.test", "/"));
+    }
+    let refused = client.frame_where(|frame| frame.kind == RST_STREAM).expect("a reset");
+    assert_eq!((refused.stream, refused.error()), (257, REFUSED_STREAM));
+    client.send(frames::reset_frame(1, frames::CANCEL));
+    client.send(frames::get_frame(259, "a.test", "/"));
+    client.send(frames::frame(PING, 0, 0, [0; 8]));
+    let next = client.frame_where(|frame| [PING, RST_STREAM].contains(&frame.kind));
+    assert_eq!(next.expect("a frame").kind, PING, "there is room again");
 }
 
 /// Fields that nobody routes or frames by give way before the request does.

@@ -4,6 +4,9 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+use crate::support::frames::{
+    self, DATA, END_HEADERS, HEADERS, NO_ERROR, PING, SETTINGS, block, frame, get_frame,
+};
 use crate::support::origin::{nobody, ok};
 use crate::support::wire::Wire;
 use crate::support::{Edge, End, Origin, Setup, eventually, get};
@@ -98,6 +101,52 @@ fn a_client_that_takes_nothing_is_cut() {
     assert_eq!(line["error.type"], "client-stalled");
     eventually("the site is told", || origin.ended() == 1);
     assert_eq!(client.rest().1, End::Cut);
+}
+
+/// hyper asks for nothing to be sent to a client whose window is closed from the beginning.
+#[test]
+fn a_client_that_never_opens_its_window_is_cut() {
+    let origin = Origin::answering(|_| ok("taken by nobody"));
+    let edge = with(&origin, "timeouts.body");
+    // The answer of a site, and one of the edge's own.
+    for host in ["a.test", "c.test"] {
+        let mut client = frames::open(&edge, "a.test");
+        client.send(frame(SETTINGS, 0, 0, [0, 4, 0, 0, 0, 0]));
+        client.send(get_frame(1, host, "/"));
+        assert!(client.frame_where(|frame| frame.kind == HEADERS).is_some(), "{host}: a head");
+        assert!(client.frame_where(|frame| frame.kind == DATA).is_none(), "{host}: then the end");
+    }
+}
+
+#[test]
+fn an_idle_http_2_connection_is_told_and_closed() {
+    let origin = Origin::answering(|_| ok("hi"));
+    let edge = with(&origin, "timeouts.idle");
+    let mut client = frames::open(&edge, "a.test");
+    client.send(get_frame(1, "a.test", "/"));
+    assert_eq!(client.stream_data(1), b"hi");
+    assert_eq!(client.goodbye(), Some(NO_ERROR));
+    let mut busy = frames::open(&edge, "a.test");
+    let pings = || {
+        let sent = busy.try_send(frame(PING, 0, 0, [0; 8]));
+        sent.is_err() || busy.frame_where(|frame| frame.kind == PING).is_none()
+    };
+    eventually("pings do not keep it", pings);
+    assert_eq!(edge.refused("http2-flood"), 0.0);
+}
+
+#[test]
+fn a_request_body_that_stops_ends_its_http_2_stream() {
+    let origin = Origin::echo();
+    let edge = with(&origin, "timeouts.body");
+    let mut client = frames::open(&edge, "a.test");
+    let fields = [(":method", "POST"), (":scheme", "https"), (":authority", "a.test")];
+    let head = block(&[&fields[..], &[(":path", "/")]].concat());
+    client.send(frame(HEADERS, END_HEADERS, 1, head));
+    client.send(frame(DATA, 0, 1, "half"));
+    let line = edge.logged("its line", |line| line["url.path"] == "/");
+    assert_eq!(line["error.type"], "body-timeout");
+    eventually("the site's connection ends too", || origin.accepted() == origin.ended());
 }
 
 #[test]
