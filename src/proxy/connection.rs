@@ -43,6 +43,8 @@ pub struct Arrival {
     pub stream: TcpStream,
     /// Who made it, as the kernel says.
     pub client: SocketAddr,
+    /// The address it connected to, where the listener has but one.
+    pub local: Option<SocketAddr>,
     /// Its place in the process's bound.
     pub slot: ConnectionSlot,
 }
@@ -70,10 +72,10 @@ enum Welcomed {
 
 /// From accept to the end of the handshake; `None` where the connection was refused.
 async fn welcome(thread: &Thread, arrival: Arrival) -> Option<Welcomed> {
-    let Arrival { stream, client, slot } = arrival;
+    let Arrival { stream, client, local, slot } = arrival;
     let gauge = thread.proxy.metrics.connection(ConnectionState::Accepted);
     let mut holding = Holding { slot, gauge, place: None };
-    let mut socket = match introduce(thread, stream, client).await {
+    let mut socket = match introduce(thread, stream, (client, local)).await {
         Ok(socket) => socket,
         Err(refusal) => return turned_away(thread, refusal),
     };
@@ -106,12 +108,10 @@ async fn welcome(thread: &Thread, arrival: Arrival) -> Option<Welcomed> {
 async fn introduce(
     thread: &Thread,
     mut stream: TcpStream,
-    client: SocketAddr,
+    (client, local): (SocketAddr, Option<SocketAddr>),
 ) -> Result<Socket, Refusal> {
-    // A response's last piece must not wait for an acknowledgement (RFC 9293 3.7.4). Without it
-    // the connection works as well.
-    let _ = stream.set_nodelay(true);
-    let local = stream.local_addr().map_err(|_| Refusal::ClientGone)?;
+    let local = local.map_or_else(|| stream.local_addr(), Ok);
+    let local = local.map_err(|_| Refusal::ClientGone)?;
     let local = SocketAddr::new(local.ip().to_canonical(), local.port());
     let live = thread.live();
     let networks = &live.snapshot.listen.proxy_protocol_from;
@@ -220,10 +220,10 @@ fn redirect(thread: &Rc<Thread>, socket: Socket, holding: Holding) -> Served {
 
 /// A connection to a plain listener: redirected to `https_port`, ACME challenges let through.
 pub async fn arrive_plain(thread: Rc<Thread>, arrival: Arrival, https_port: u16) {
-    let Arrival { stream, client, slot } = arrival;
+    let Arrival { stream, client, local, slot } = arrival;
     let gauge = thread.proxy.metrics.connection(ConnectionState::Accepted);
     let holding = Holding { slot, gauge, place: None };
-    match introduce(&thread, stream, client).await {
+    match introduce(&thread, stream, (client, local)).await {
         Ok(socket) => serve_plain(&thread, socket, holding, https_port).await,
         Err(refusal) => thread.proxy.metrics.turned_away(refusal),
     }

@@ -167,7 +167,8 @@ async fn arrived(thread: &Rc<Thread>, listener: &Listener, accepted: Accepted) {
         thread.proxy.metrics.turned_away(crate::refusal::Refusal::ConnectionLimit);
         return;
     };
-    let arrival = Arrival { stream, client, slot: place(thread).await };
+    let local = Some(listener.address).filter(|address| !address.ip().is_unspecified());
+    let arrival = Arrival { stream, client, local, slot: place(thread).await };
     let thread = thread.clone();
     match listener.speaks {
         Speaks::Https => tokio::task::spawn_local(connection::arrive(thread, arrival)),
