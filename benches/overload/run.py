@@ -8,7 +8,8 @@
 
 The proxy has CPU 0, load and origin CPU 1. For each proxy its own capacity is found first (completed full
 handshakes a second when far more are offered), then each step offers a multiple of it, in an open loop, beside
-500 requests a second on 16 established connections. Latency counts from when a request was due. Needs nginx,
+500 requests a second on 16 established connections. Latency counts from when a request was due. The control is
+sluss with a queue that holds all and lets nobody go: what a check must be able to find. Needs nginx,
 haproxy, openssl and taskset; loopback only; everything started here is ended here, by its process id.
 """
 import argparse, importlib.util, json, os, pathlib, shutil, signal, subprocess, sys, tempfile, time, urllib.request
@@ -64,8 +65,18 @@ def metrics(child, folder):
     return "; ".join(line for line in text.splitlines() if line.startswith(wanted) and not line.endswith(" 0"))
 
 
+def start(name, stage):
+    match name:
+        case "sluss":
+            return stage.sluss(queues=f'request_depth = 4096\nhandshake_deadline = "{ARGS.deadline}ms"')
+        case "control":
+            return stage.sluss(queues='request_depth = 4096\nhandshake_depth = 1000000\nhandshake_deadline = "60s"')
+        case _:
+            return getattr(stage, name)()
+
+
 def measure(name, stage, folder):
-    port, child = getattr(stage, name)()
+    port, child = start(name, stage)
     try:
         load(port, 1, established())
         calm = load(port, ARGS.seconds, established())[0]
@@ -98,7 +109,7 @@ def main():
     peers.certificate(folder, "rsa", "rsa:2048")
     stage = peers.Peers(folder, ARGS.key)
     origin = stage.start_origin()
-    names = ["sluss"] if ARGS.quick else [n for n in ("sluss", "nginx", "haproxy") if n == "sluss" or shutil.which(n)]
+    names = ["sluss"] if ARGS.quick else ARGS.only or ["sluss", "control", *filter(shutil.which, ("nginx", "haproxy"))]
     try:
         for name in names:
             measure(name, stage, folder)
@@ -116,6 +127,8 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--probe", type=int, default=4000, help="offered a second to find the capacity")
     parser.add_argument("--patience", type=int, default=1500, help="ms after which a client gives up")
+    parser.add_argument("--deadline", type=int, default=250, help="ms that a handshake may wait for in sluss")
+    parser.add_argument("--only", nargs="*", choices=["sluss", "control", "nginx", "haproxy"])
     parser.add_argument("--quick", action="store_true")
     ARGS = parser.parse_args()
     if ARGS.quick:
