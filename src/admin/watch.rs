@@ -312,6 +312,7 @@ pub(super) fn scrape_input(
         findings: gathered.findings,
         generation: serving.generation,
         certificates: gathered.certificates,
+        certificates_kept: gathered.certificates_kept.len() as u64,
         alarms,
         access_log: AccessLogCounts {
             written: gathered.access_log.written,

@@ -12,6 +12,7 @@ use std::hash::BuildHasherDefault;
 use std::mem;
 use std::sync::Arc;
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::SignatureScheme;
 
@@ -46,8 +47,25 @@ pub(super) struct Entry {
 pub(super) struct Kept {
     /// Unix seconds.
     pub(super) since: i64,
+    /// From when it is not served any more; `None` where the operator sets no bound.
+    pub(super) until: Option<i64>,
     pub(super) defect: Defect,
     pub(super) part: super::defect::Part,
+}
+
+impl Entry {
+    /// Whether it is served now: not once its time at the last good version is over.
+    pub(super) fn is_served(&self) -> bool {
+        // The clock is asked only for what has such a bound.
+        let until = self.kept.as_ref().and_then(|kept| kept.until);
+        until.is_none_or(|until| unix_now() < until)
+    }
+}
+
+/// Unix seconds.
+pub(super) fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// A certificate that is not used for some hosts because another is.
@@ -155,9 +173,13 @@ impl Catalogue {
         self.by_expiry.iter().map(|position| &self.entries[*position as usize])
     }
 
-    /// The certificate of that name.
+    /// The certificate of that name, where it is served.
     pub(super) fn named(&self, name: &str) -> Option<&Arc<Entry>> {
-        self.position(name).map(|position| &self.entries[position as usize])
+        self.served(self.position(name)?)
+    }
+
+    fn served(&self, position: u32) -> Option<&Arc<Entry>> {
+        Some(&self.entries[position as usize]).filter(|entry| entry.is_served())
     }
 
     fn position(&self, name: &str) -> Option<u32> {
@@ -176,9 +198,11 @@ impl Catalogue {
         server_name: Option<&str>,
     ) -> impl Iterator<Item = &Arc<Certificate>> {
         let slots = server_name.and_then(|name| self.slots(&canonical(name)));
-        let default = if slots.is_some() { None } else { self.default };
-        let positions = slots.unwrap_or_default().positions().chain(default);
-        positions.map(|position| &self.entries[position as usize].certificate)
+        let positions = slots.unwrap_or_default().positions();
+        let mut own = positions.filter_map(|position| self.served(position)).peekable();
+        let default = if own.peek().is_some() { None } else { self.default };
+        let default = default.and_then(|position| self.served(position));
+        own.chain(default).map(|entry| &entry.certificate)
     }
 
     fn slots(&self, host: &str) -> Option<Slots> {

@@ -15,9 +15,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::catalogue::{Catalogue, Entry, Kept, lowest_priority};
+use super::catalogue::{Catalogue, Entry, Kept, lowest_priority, unix_now};
 use super::defect::{Defect, Found, Part};
 use super::folder::{self, Folder, Listing};
 use super::read::{self, KeyCheck, Reader};
@@ -53,8 +52,7 @@ enum Outcome {
 
 /// Loads all certificates; shares with `previous` what has not changed. Blocks on files.
 pub fn load(settings: &CertSettings, previous: Option<&CertStore>) -> Loaded {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    load_at(settings, previous, i64::try_from(now).unwrap_or(i64::MAX))
+    load_at(settings, previous, unix_now())
 }
 
 /// [`load`] at a time of the caller's choice, Unix seconds.
@@ -77,6 +75,7 @@ pub(super) fn load_at(settings: &CertSettings, previous: Option<&CertStore>, now
 
 fn load_here(settings: &CertSettings, previous: Option<&CertStore>, now: i64) -> Loaded {
     let mut found = Collected::default();
+    let keeping = Keeping::new(settings, now);
     let interner = previous.map(|store| store.interner.clone()).unwrap_or_default();
     match Folder::open(&settings.directory).and_then(|folder| Ok((folder.list()?, folder))) {
         Ok((Listing { entries: names, defects }, folder)) => {
@@ -87,13 +86,13 @@ fn load_here(settings: &CertSettings, previous: Option<&CertStore>, now: i64) ->
                 Depth::Serving | Depth::Everything => KeyCheck::AtLoad,
             };
             let reader = Reader { interner: &interner, key_check, now };
-            let walk = Walk { folder: &folder, reader, previous };
+            let walk = Walk { folder: &folder, reader, previous, keeping: &keeping };
             for (name, outcome) in names.iter().zip(walk.outcomes(&names)) {
                 found.take(outcome, |part| folder.path(name, part));
             }
             found.removed = previous.map(|store| gone(store, &names)).unwrap_or_default();
         }
-        Err(errno) => found.keep_all(&settings.directory, previous, errno, now),
+        Err(errno) => found.keep_all(&settings.directory, previous, errno, &keeping),
     }
     let authorities = authorities(settings, previous, &mut found.problems);
     let tickets = tickets(settings, previous, now, &mut found.problems);
@@ -112,6 +111,7 @@ struct Walk<'a> {
     folder: &'a Folder,
     reader: Reader<'a>,
     previous: Option<&'a CertStore>,
+    keeping: &'a Keeping,
 }
 
 impl Walk<'_> {
@@ -163,7 +163,10 @@ impl Walk<'_> {
                     Defect::FolderEmpty => Defect::Missing,
                     defect => defect,
                 };
-                Outcome::Kept(keep(earlier, Found { defect, ..found }, self.reader.now))
+                match self.keeping.keep(earlier, Found { defect, ..found }) {
+                    Ok(kept) => Outcome::Kept(kept),
+                    Err(found) => Outcome::Absent(found),
+                }
             }
         }
     }
@@ -191,16 +194,38 @@ impl Walk<'_> {
     }
 }
 
-/// The earlier certificate, marked as standing at its last good version.
-fn keep(earlier: &Arc<Entry>, found: Found, now: i64) -> Arc<Entry> {
-    let since = earlier.kept.as_ref().map_or(now, |kept| kept.since);
-    Arc::new(Entry {
-        certificate: earlier.certificate.clone(),
-        identity: earlier.identity,
-        taken: earlier.taken,
-        exposed: earlier.exposed,
-        kept: Some(Kept { since, defect: found.defect, part: found.part }),
-    })
+/// How long broken certificates stay at their last good version.
+struct Keeping {
+    now: i64,
+    /// Seconds.
+    bound: Option<i64>,
+}
+
+impl Keeping {
+    fn new(settings: &CertSettings, now: i64) -> Keeping {
+        let bound = settings.keep_last_good_for;
+        Keeping {
+            now,
+            bound: bound.map(|bound| i64::try_from(bound.as_secs()).unwrap_or(i64::MAX)),
+        }
+    }
+
+    /// The earlier certificate, marked as standing at its last good version; what is wrong again
+    /// where its time is over.
+    fn keep(&self, earlier: &Arc<Entry>, found: Found) -> Result<Arc<Entry>, Found> {
+        let since = earlier.kept.as_ref().map_or(self.now, |kept| kept.since);
+        let until = self.bound.map(|bound| since.saturating_add(bound));
+        if until.is_some_and(|until| until <= self.now) {
+            return Err(found);
+        }
+        Ok(Arc::new(Entry {
+            certificate: earlier.certificate.clone(),
+            identity: earlier.identity,
+            taken: earlier.taken,
+            exposed: earlier.exposed,
+            kept: Some(Kept { since, until, defect: found.defect, part: found.part }),
+        }))
+    }
 }
 
 /// A walk through the earlier entries beside the names, both sorted: a search for each name would
@@ -288,13 +313,14 @@ impl Collected {
         directory: &Path,
         previous: Option<&CertStore>,
         errno: rustix::io::Errno,
-        now: i64,
+        keeping: &Keeping,
     ) {
         let earlier = previous.map_or(&[][..], |store| store.catalogue.entries());
         for entry in earlier {
-            let found = Found::chain(Defect::Unreadable(errno));
-            self.kept.push(entry.certificate.name.to_string());
-            self.entries.push(keep(entry, found, now));
+            if let Ok(kept) = keeping.keep(entry, Found::chain(Defect::Unreadable(errno))) {
+                self.kept.push(entry.certificate.name.to_string());
+                self.entries.push(kept);
+            }
         }
         self.problems.push(Problem {
             severity: Severity::Part,
@@ -302,10 +328,10 @@ impl Collected {
             line: None,
             key: "certificates.directory".into(),
             site: None,
-            what: match earlier.len() {
+            what: match self.kept.len() {
                 0 => format!("the folder of certificates cannot be read: {errno}"),
                 count => format!(
-                    "the folder of certificates cannot be read: {errno}; all {count} stay at their last good version"
+                    "the folder of certificates cannot be read: {errno}; {count} certificates stay at their last good version"
                 ),
             },
             remedy: "make the folder, or let the user that runs sluss read it".into(),

@@ -32,6 +32,7 @@ mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::ServerConfig;
 
@@ -58,6 +59,8 @@ pub struct CertSettings {
     pub ticket_keys: Option<PathBuf>,
     /// Every `client_ca` file that a site names.
     pub client_authorities: Vec<PathBuf>,
+    /// For how long a broken certificate stands at its last good version; `None` for ever.
+    pub keep_last_good_for: Option<Duration>,
     /// How thoroughly private keys are verified at load.
     pub depth: Depth,
 }
@@ -120,7 +123,7 @@ impl CertStore {
         candidates.peek().is_some() && candidates.all(|certificate| certificate.covers(host))
     }
 
-    /// The certificate of that name: for sites that name theirs.
+    /// The certificate of that name, where it is served: for sites that name theirs.
     pub fn named(&self, name: &str) -> Option<&Arc<Certificate>> {
         self.catalogue.named(name).map(|entry| &entry.certificate)
     }

@@ -189,7 +189,7 @@ struct Pinned(Option<Arc<Entry>>);
 
 impl ResolvesServerCert for Pinned {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.as_ref()?.certificate.certified_key()
+        self.0.as_ref().filter(|entry| entry.is_served())?.certificate.certified_key()
     }
 }
 

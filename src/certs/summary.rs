@@ -184,8 +184,9 @@ pub(super) fn problems(entry: &Entry, directory: &Path, now: i64) -> Vec<Problem
         let mut problem = kept.defect.problem(&file(kept.part));
         problem.severity = Severity::Part;
         problem.what.push_str(&format!(
-            "; its last good version, valid until {}, is served",
-            date(entry.certificate.not_after)
+            "; its last good version, valid until {}, is served{}",
+            date(entry.certificate.not_after),
+            kept.until.map(|until| format!(" until {}", rfc3339(until))).unwrap_or_default()
         ));
         problems.push(problem);
     }

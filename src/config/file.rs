@@ -49,7 +49,10 @@ pub const KEYS: &[Section] = &[
         name: "runtime",
         keys: &["threads", "state", "shutdown_grace", "max_connections", "user"],
     },
-    Section { name: "certificates", keys: &["directory", "default", "ticket_keys", "watch"] },
+    Section {
+        name: "certificates",
+        keys: &["directory", "default", "ticket_keys", "watch", "keep_last_good_for"],
+    },
     Section { name: "sites", keys: &["directory"] },
     Section {
         name: "queues",
@@ -109,6 +112,9 @@ const STATE_DEFAULT: &str = "run";
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// In years as durations are written: of 365.25 days.
+const TEN_YEARS: Duration = Duration::from_secs(315_576_000);
 /// The bound of every count that sizes a queue; more waiters than this are no queue but a leak.
 const COUNT_MAX: u64 = 1_000_000;
 
@@ -320,6 +326,9 @@ fn read_certificates(document: &Document<'_>, table: &Table<'_>) -> Certificates
         default: table.text("default").map(|(_, name)| name.to_string()),
         ticket_keys,
         watch: table.value("watch").and_then(|value| value.boolean()).unwrap_or(false),
+        keep_last_good_for: table
+            .text("keep_last_good_for")
+            .and_then(|(value, _)| value.duration(Duration::from_secs(1)..=TEN_YEARS)),
     }
 }
 

@@ -16,7 +16,7 @@ use super::process;
 use super::report::{Changes, Difference};
 use super::resolve::{self, Chosen, ReadSite};
 use super::screening::Headers;
-use super::{Certificates, Places, Snapshot, site_file};
+use super::{Places, Snapshot, site_file};
 use crate::certs::{self, CertSettings, CertStore, Depth};
 use crate::names::SiteId;
 use crate::problem::{Problem, Severity};
@@ -83,7 +83,9 @@ fn load_to(path: &Path, previous: Option<&Snapshot>, depth: Depth) -> Outcome {
     if problems.iter().any(|problem| problem.severity == Severity::Fatal) {
         return outcome;
     }
-    let settings = CertSettings { depth, ..cert_settings(&main.certificates, &resolved.chosen) };
+    let authorities =
+        resolved.chosen.iter().flat_map(Chosen::client_authorities).cloned().collect();
+    let settings = CertSettings { depth, ..main.certificates.settings(authorities) };
     let certs = certs::load(&settings, previous.map(|snapshot| &*snapshot.certs));
     resolve::compare_with_certificates(&mut resolved, &certs.store);
     problems.append(&mut resolved.problems);
@@ -112,16 +114,6 @@ fn load_to(path: &Path, previous: Option<&Snapshot>, depth: Depth) -> Outcome {
 /// The state folder that the main file names, as far as it can be read.
 pub fn state_folder(path: &Path) -> PathBuf {
     file::state_folder(path, &read_text(path).unwrap_or_default())
-}
-
-fn cert_settings(certificates: &Certificates, chosen: &[Chosen]) -> CertSettings {
-    CertSettings {
-        directory: certificates.directory.clone(),
-        default: certificates.default.clone(),
-        ticket_keys: certificates.ticket_keys.clone(),
-        client_authorities: chosen.iter().flat_map(Chosen::client_authorities).cloned().collect(),
-        ..CertSettings::default()
-    }
 }
 
 fn assemble(

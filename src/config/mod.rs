@@ -73,13 +73,7 @@ impl Snapshot {
     /// Where the certificates come from, and what else is read with them.
     pub fn cert_settings(&self) -> CertSettings {
         let authorities = self.sites.all().iter().filter_map(|site| site.tls.client_ca.clone());
-        CertSettings {
-            directory: self.certificates.directory.clone(),
-            default: self.certificates.default.clone(),
-            ticket_keys: self.certificates.ticket_keys.clone(),
-            client_authorities: authorities.collect(),
-            ..CertSettings::default()
-        }
+        self.certificates.settings(authorities.collect())
     }
 }
 
@@ -142,6 +136,22 @@ pub struct Certificates {
     pub ticket_keys: Option<PathBuf>,
     /// Whether a changed folder reloads the certificates without a signal.
     pub watch: bool,
+    /// For how long a broken certificate stands at its last good version; `None` for ever.
+    pub keep_last_good_for: Option<Duration>,
+}
+
+impl Certificates {
+    /// What a load of certificates needs, with every `client_ca` file that a site names.
+    pub fn settings(&self, client_authorities: Vec<PathBuf>) -> CertSettings {
+        CertSettings {
+            directory: self.directory.clone(),
+            default: self.default.clone(),
+            ticket_keys: self.ticket_keys.clone(),
+            client_authorities,
+            keep_last_good_for: self.keep_last_good_for,
+            ..CertSettings::default()
+        }
+    }
 }
 
 /// The files a snapshot was made from.

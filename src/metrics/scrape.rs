@@ -57,6 +57,8 @@ pub struct ScrapeInput {
     pub generation: u64,
     /// Name and expiry (seconds since the epoch) of certificates; the soonest are shown.
     pub certificates: Vec<(String, i64)>,
+    /// How many certificates stand at their last good version.
+    pub certificates_kept: u64,
     /// Each alarm's label and how many stand.
     pub alarms: Vec<(&'static str, u64)>,
     /// The access log's own counts.
@@ -403,6 +405,12 @@ fn state(text: &mut Text, totals: &Totals, input: &ScrapeInput) {
     for (name, expiry) in certificates.into_iter().take(CERTIFICATES_MAX) {
         text.sample(&[("certificate", name)], *expiry);
     }
+    text.family(
+        "sluss_certificates_kept",
+        Kind::Gauge,
+        "Certificates at their last good version because their files are broken.",
+    );
+    text.sample(&[], input.certificates_kept);
     text.family("sluss_alarm", Kind::Gauge, "How many alarms of the kind stand; 0 for none.");
     for (alarm, standing) in &input.alarms {
         text.sample(&[("alarm", alarm)], *standing);

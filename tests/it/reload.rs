@@ -104,6 +104,27 @@ fn a_broken_certificate_stays_at_its_last_good_version() {
     assert_eq!(edge.connect("b.test").certificate(), old);
     assert_ne!(edge.connect("a.test").certificate(), before, "the others move on");
     eventually("the alarm", || edge.metric("sluss_alarm", &["certificate-kept"]) == 1.0);
+    assert_eq!(edge.metric("sluss_certificates_kept", &[]), 1.0);
+}
+
+#[test]
+fn the_last_good_version_ends_when_the_operator_says_so() {
+    let origin = Origin::echo();
+    let edge = Setup::default()
+        .set("certificates.keep_last_good_for", "\"1s\"")
+        .site("a.test", origin.url())
+        .site("b.test", origin.url())
+        .start();
+    edge.write("certs/b.test/fullchain.pem", "");
+    let (code, report) = edge.command("reload");
+    assert!(code == 3 && report.contains("is served until"), "{report}");
+    let generation = edge.generation();
+    eventually("its end", || edge.try_connect(ServerNameSent::Name("b.test")).is_err());
+    assert_eq!(edge.get("a.test", "/").status(), 200);
+    assert_eq!(edge.generation(), generation, "no reload was needed");
+    edge.issue("b.test");
+    assert_eq!(edge.command("reload").0, 0);
+    assert_eq!(edge.get("b.test", "/").status(), 200);
 }
 
 #[test]

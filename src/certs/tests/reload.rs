@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::load::load_at;
 use super::super::{CertStore, Loaded};
@@ -103,6 +104,40 @@ fn a_certificate_broken_for_long_says_since_when() {
     let fourth = certs.load(Some(&third.store));
     assert_eq!(counts(&fourth), (0, 0, 0, 0));
     assert_eq!(fourth.store.kept().count(), 0);
+}
+
+#[test]
+fn a_bound_on_the_last_good_version_ends_it() {
+    let mut certs = Certs::new();
+    certs.settings.keep_last_good_for = Some(Duration::from_secs(1000));
+    for name in ["a", "fallback"] {
+        certs.put(name, &issue(&[&format!("{name}.example")]));
+    }
+    certs.settings.default = Some("fallback".into());
+    let first = certs.load(None);
+    certs.write("a/fullchain.pem", "");
+    let served = |loaded: &Loaded| {
+        let mut candidates = loaded.store.candidates(Some("a.example"));
+        candidates.next().unwrap().name().to_owned()
+    };
+    let at = |seconds: i64| load_at(&certs.settings, Some(&first.store), now() + seconds);
+    let within = at(0);
+    assert_eq!((served(&within), within.kept.len()), ("a".into(), 1));
+    assert!(told(&within, &certs)[0].contains(", is served until "));
+    // Broken for a thousand seconds by now: it ends without another load.
+    let over = at(-1000);
+    assert_eq!((served(&over), over.kept.len()), ("fallback".into(), 1));
+    assert!(over.store.named("a").is_none());
+    // The next load says so, and has not forgotten since when.
+    let after = load_at(&certs.settings, Some(&within.store), now() + 1000);
+    assert_eq!((names(&after.store), after.kept.len()), (vec!["fallback"], 0));
+    assert!(
+        told(&after, &certs)[0]
+            .starts_with("a/fullchain.pem: is empty; the certificate is not served")
+    );
+    // Mended, it is back.
+    certs.put("a", &issue(&["a.example"]));
+    assert_eq!(names(&certs.load(Some(&over.store)).store), ["a", "fallback"]);
 }
 
 #[test]

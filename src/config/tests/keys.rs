@@ -23,6 +23,7 @@ const MAIN_VALUES: &[(&str, &str)] = &[
     ("certificates.default", "\"a.test\""),
     ("certificates.ticket_keys", "\"token\""),
     ("certificates.watch", "true"),
+    ("certificates.keep_last_good_for", "\"17d\""),
     ("sites.directory", "\"certs\""),
     ("queues.file", "\"other.toml\""),
     ("queues.handshake_concurrency", "17"),
