@@ -1,0 +1,111 @@
+//! Sessions resumed by clients that others wrote: over a reload, at another edge, never elsewhere.
+
+use std::fs::File;
+use std::process::Command;
+
+use crate::support::origin::ok;
+use crate::support::tools::tool;
+use crate::support::{Edge, Origin, Setup, eventually};
+
+const VERSIONS: [&str; 2] = ["-tls1_2", "-tls1_3"];
+
+/// One request by openssl, which reads until the edge closes: tickets come after the handshake.
+/// Whether the session was resumed; `None` where there is no openssl.
+#[track_caller]
+fn is_resumed(edge: &Edge, name: &str, version: &str, session: [&str; 2]) -> Option<bool> {
+    let mut openssl = tool("openssl")?;
+    let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
+    edge.write("request", &request);
+    openssl
+        .args(["s_client", "-ign_eof", "-connect", &edge.https[0].to_string()])
+        .args(["-servername", name, version])
+        .args(session)
+        .stdin(File::open(edge.folder().join("request")).unwrap());
+    let output = openssl.output().expect("openssl runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("HTTP/1.1 200"), "{name}, {version}: {text} {told}");
+    let (new, reused) = (text.contains("\nNew, "), text.contains("\nReused, "));
+    assert!(new != reused, "{name}, {version}: {text}");
+    Some(reused)
+}
+
+/// Where a session of that version is kept.
+fn session_file(edge: &Edge, version: &str) -> String {
+    edge.folder().join(format!("session{version}")).display().to_string()
+}
+
+#[test]
+fn a_session_resumes_after_a_reload_but_not_at_another_site() {
+    let origin = Origin::answering(|_| ok("hi"));
+    let edge = Setup::default().site("a.test", origin.url()).site("b.test", origin.url()).start();
+    for version in VERSIONS {
+        let file = session_file(&edge, version);
+        let Some(first) = is_resumed(&edge, "a.test", version, ["-sess_out", &file]) else {
+            return;
+        };
+        assert!(!first, "{version}");
+        edge.issue("b.test");
+        assert_eq!(edge.command("reload").0, 0);
+        let then = |name| is_resumed(&edge, name, version, ["-sess_in", &file]);
+        assert_eq!(then("a.test"), Some(true), "{version}: after a reload");
+        assert_eq!(then("b.test"), Some(false), "{version}: at another site");
+        edge.issue("a.test");
+        assert_eq!(edge.command("reload").0, 0);
+        assert_eq!(then("a.test"), Some(true), "{version}: after its certificate was renewed");
+    }
+}
+
+#[test]
+fn a_session_resumes_at_another_edge_with_the_same_ticket_keys_alone() {
+    let origin = Origin::answering(|_| ok("hi"));
+    let edge = |secret: &str| {
+        let setup = Setup::default().set("certificates.ticket_keys", "\"ticket.keys\"");
+        setup.write("ticket.keys", &format!("{}\n", secret.repeat(64)));
+        setup.site("a.test", origin.url()).site("b.test", origin.url()).start()
+    };
+    let (first, second, stranger) = (edge("A"), edge("A"), edge("B"));
+    for version in VERSIONS {
+        let file = session_file(&first, version);
+        let made = is_resumed(&first, "a.test", version, ["-sess_out", &file]);
+        if made.is_none() {
+            return;
+        }
+        let at = |edge, name| is_resumed(edge, name, version, ["-sess_in", &file]);
+        assert_eq!(at(&second, "a.test"), Some(true), "{version}: at the other edge");
+        assert_eq!(at(&second, "b.test"), Some(false), "{version}: at its other site");
+        assert_eq!(at(&stranger, "a.test"), Some(false), "{version}: with other keys");
+    }
+}
+
+#[test]
+fn ninety_five_in_a_hundred_resume_around_a_reload() {
+    let origin = Origin::answering(|_| ok("hi"));
+    let edge = Edge::before(origin.url());
+    let resumed = || edge.metric("sluss_handshakes_total", &["result=\"ok\"", "resumed=\"true\""]);
+    let load = Command::new(env!("CARGO_BIN_EXE_sluss"))
+        .args([
+            "load",
+            &format!("https://a.test:{}/", edge.https[0].port()),
+            "--insecure",
+            "--json",
+        ])
+        .args(["--connect", &edge.https[0].to_string(), "--duration", "2s"])
+        .args(["--traffic", "kind=resumed,rate=20,then=request"])
+        .stdout(File::create(edge.folder().join("report.json")).unwrap())
+        .spawn();
+    let mut load = load.unwrap();
+    eventually("half of them", || resumed() >= 10.0 || load.try_wait().unwrap().is_some());
+    edge.issue("a.test");
+    let (reloaded, report) = edge.command("reload");
+    let before = resumed();
+    assert!(load.wait().unwrap().success());
+    assert_eq!(reloaded, 0, "{report}");
+    assert!(resumed() > before, "the reload came too late");
+    let report = std::fs::read_to_string(edge.folder().join("report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let traffic = &report["traffics"][0];
+    let completed = traffic["outcomes"]["completed"].as_f64().unwrap_or_default();
+    let share = traffic["resumed"].as_f64().unwrap_or_default() / completed;
+    assert!(completed >= 38.0 && share >= 0.95, "{traffic}");
+}
