@@ -5,7 +5,7 @@
 //! next one some microseconds later. Here a flush of less than a record is put off. The connection's
 //! supervisor settles when it comes: at once where no stream is open, so that a lone response never
 //! waits; else when the thread has looked at its sockets again and found nothing new for any
-//! connection, after [`LOOKS_MAX`] looks at most. A thread without other work looks at once; a busy
+//! connection, after `LOOKS_MAX` looks at most. A thread without other work looks at once; a busy
 //! one writes as much as comes together meanwhile.
 
 use std::cell::{Cell, RefCell};
