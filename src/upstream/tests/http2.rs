@@ -1,12 +1,21 @@
 //! HTTP/2 towards an endpoint, and TLS.
 
 use std::cell::Cell;
+use std::pin::Pin;
+use std::task::{Context, Waker};
 
 use ::h2::server::SendResponse;
 use ::h2::{Reason, RecvStream};
+use http_body_util::StreamBody;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::screen::Framing;
+use crate::upstream::lane::Pump;
+use crate::upstream::patience::Patience;
+
+/// What an endpoint takes before it gives more room (RFC 9113 6.9.2).
+const WINDOW: usize = 65_535;
 
 const POST: &str = "POST /rpc HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n";
 
@@ -226,28 +235,76 @@ fn a_client_that_fails_while_uploading_resets_the_stream_and_is_the_reason_given
     });
 }
 
+/// The endpoint gives no room until its window is used up: no more than that, a piece that waits in
+/// hyper and one in the lane may have left the client. Then the rest follows.
 #[test]
 fn a_large_upload_waits_for_a_slow_endpoint() {
+    const PIECE: usize = 10_000;
     run(async || {
-        let origin = Origin::start(async |_, mut request: Request, mut answer: Answer| {
-            let mut total = 0;
-            while let Some(data) = request.body_mut().data().await {
-                total += data.as_ref().unwrap().len();
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                request.body_mut().flow_control().release_capacity(data.unwrap().len()).unwrap();
+        let taken = Rc::new(Cell::new(0));
+        let taken_before_room = Rc::new(Cell::new(0));
+        let (count, seen) = (taken.clone(), taken_before_room.clone());
+        let origin = Origin::start(async move |_, mut request: Request, mut answer: Answer| {
+            let upload = request.body_mut();
+            let (mut total, mut held) = (0, 0);
+            while let Some(data) = upload.data().await {
+                let length = data.unwrap().len();
+                total += length;
+                held += length;
+                if total < WINDOW {
+                    continue;
+                }
+                if total == WINDOW {
+                    // Turns enough for the whole body, would it not wait.
+                    for _ in 0..200 {
+                        tokio::task::yield_now().await;
+                    }
+                    seen.set(count.get());
+                }
+                upload.flow_control().release_capacity(std::mem::take(&mut held)).unwrap();
             }
             let mut stream = answer.send_response(ok(), false).unwrap();
             stream.send_data(Bytes::from(total.to_string()), true).unwrap();
         })
         .await;
-        let edge = Edge::new(vec![origin.spec.clone()]);
-        let (feeder, body) = TestBody::fed();
-        let piece: &'static str = Box::leak("x".repeat(10_000).into());
-        (0..50).for_each(|_| feeder.data(piece));
-        drop(feeder);
+        // How long it takes is the machine's doing, and no matter here.
+        let timeouts = Timeouts { connect: PATIENCE, response: PATIENCE, body: PATIENCE };
+        let edge = Edge { timeouts, ..Edge::new(vec![origin.spec.clone()]) };
+        let pieces = (0..50).map(move |_| {
+            taken.set(taken.get() + PIECE);
+            Ok(Frame::data(Bytes::from_static(&[b'x'; PIECE])))
+        });
+        let body = StreamBody::new(futures_util::stream::iter(pieces));
         let response = edge.send(POST, body).await.unwrap();
         assert_eq!(text(response.body).await, "500000");
+        let taken = taken_before_room.get();
+        assert!((WINDOW..WINDOW + 3 * PIECE).contains(&taken), "{taken}");
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_has_time_while_it_moves() {
+    let limit = Duration::from_secs(60);
+    let timeouts = Timeouts { connect: limit, response: limit, body: limit };
+    let (deadline, mut patience) = (Timers::new().deadline(), Patience::new(timeouts));
+    let (feeder, mut body) = TestBody::fed();
+    (0..9).for_each(|_| feeder.data("piece"));
+    let (mut pump, mut upload) = Pump::new(Framing::Chunked);
+    let mut is_exhausted = || {
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(pump.poll(cx, &mut body, &mut patience).is_pending());
+        patience.poll_exhausted(&deadline, pump.waits(), cx).is_ready()
+    };
+    for _ in 0..4 {
+        assert!(!is_exhausted());
+        tokio::time::advance(limit * 3 / 4).await;
+        assert!(!is_exhausted());
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut upload).poll_frame(cx).is_ready());
+    }
+    assert!(!is_exhausted());
+    tokio::time::advance(limit).await;
+    assert!(is_exhausted());
 }
 
 #[test]

@@ -82,7 +82,10 @@ impl Edge {
         }
     }
 
-    async fn send(&self, head: &str, body: TestBody) -> Result<Response, Failure> {
+    async fn send<B>(&self, head: &str, body: B) -> Result<Response, Failure>
+    where
+        B: Body<Data = Bytes, Error = Refusal> + Unpin + 'static,
+    {
         let head = request(head, &self.policy);
         let forward = Forward {
             client: ([192, 0, 2, 7], 50_000).into(),
