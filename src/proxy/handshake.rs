@@ -8,6 +8,7 @@
 //! 1.2, a client's certificate) goes back to the handshake threads for each step.
 
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -167,7 +168,9 @@ impl Begun {
 pub fn work(proxy: &Arc<Proxy>) {
     loop {
         let (waiting, waited) = proxy.handshakes.next(Waiting::turn_away);
-        waiting.step(proxy, waited);
+        // A panic costs its own connection, as in a task of a serving thread: the answer's sender is
+        // dropped, and the place with it.
+        let _ = catch_unwind(AssertUnwindSafe(|| waiting.step(proxy, waited)));
     }
 }
 
