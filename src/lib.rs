@@ -17,6 +17,7 @@ pub mod sizing;
 pub mod accesslog;
 pub mod certs;
 pub mod findings;
+pub mod heads;
 pub mod metrics;
 pub mod sites;
 

@@ -8,7 +8,7 @@
 //! States of a slot: disarmed (`due` is `None`); armed; expired (armed, and `due` has passed),
 //! which stays so until it is armed anew or disarmed. Only its owner arms; the sweep only wakes.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -22,9 +22,10 @@ use tokio::time::Instant;
 pub const RESOLUTION: Duration = Duration::from_millis(50);
 
 /// All deadlines of one thread.
-#[derive(Default)]
 pub struct Timers {
     slots: RefCell<Slab<Slot>>,
+    /// When the last sweep was: nothing is due before the next.
+    swept: Cell<Instant>,
 }
 
 struct Slot {
@@ -49,7 +50,7 @@ pub struct Elapsed;
 impl Timers {
     /// An empty table; its thread must run [`Timers::sweep`].
     pub fn new() -> Rc<Timers> {
-        Rc::default()
+        Rc::new(Timers { slots: RefCell::default(), swept: Cell::new(Instant::now()) })
     }
 
     /// A new, disarmed deadline.
@@ -95,6 +96,7 @@ impl Timers {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let now = tick.tick().await;
+            self.swept.set(now);
             for (_, slot) in self.slots.borrow_mut().iter_mut() {
                 if slot.due.is_some_and(|due| due <= now)
                     && let Some(waker) = slot.waker.take()
@@ -152,13 +154,13 @@ impl Deadline {
         self.timers.slots.borrow()[self.key].due.is_some()
     }
 
-    /// Whether the armed time has passed; registers the task to be woken when it does. For use in
-    /// hand-written `poll` functions after everything else was pending.
+    /// Whether the last sweep found the armed time passed: no clock is read. Registers the
+    /// task to be woken when it does. For use in hand-written `poll` functions after everything else was pending.
     pub fn poll_elapsed(&self, cx: &mut Context<'_>) -> Poll<Elapsed> {
         let mut slots = self.timers.slots.borrow_mut();
         let slot = &mut slots[self.key];
         let Some(due) = slot.due else { return Poll::Pending };
-        if due <= Instant::now() {
+        if due <= self.timers.swept.get() {
             return Poll::Ready(Elapsed);
         }
         match &mut slot.waker {

@@ -17,7 +17,7 @@ use sluss::screen::Rule;
 const LAYERS: &[&[&str]] = &[
     &["buffers", "names", "pem", "problem", "refusal", "shards", "timers"],
     &["queue", "screen", "sizing"],
-    &["accesslog", "alarms", "certs", "findings", "metrics", "sites"],
+    &["accesslog", "alarms", "certs", "findings", "heads", "metrics", "sites"],
     &["admission", "config", "downstream", "listener", "tls", "upstream"],
     &["proxy"],
     &["reload"],

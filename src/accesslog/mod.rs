@@ -137,6 +137,11 @@ impl AccessLog {
         Ok(AccessLog { format, shared: Some(shared), writer: Mutex::new(Some(handle)), wake })
     }
 
+    /// Whether records are written anywhere: where not, they need not be made.
+    pub fn is_on(&self) -> bool {
+        self.shared.is_some()
+    }
+
     /// Logs one request. Never blocks: a line that finds its buffer full is dropped and counted.
     #[inline]
     pub fn log(&self, record: &AccessRecord<'_>) {

@@ -21,6 +21,7 @@ use super::body::{Progress, RequestBody};
 use super::wire::{self, Shared, Stop, Wire};
 use super::{Answer, Reply, Request, Service, Source, Ticket, Transport, tunnel};
 use crate::buffers;
+use crate::heads;
 use crate::refusal::{Refusal, Side};
 use crate::screen::{
     self, Direction, Framing, Policy, Reading, Refused, RequestHead, ResponseHead, ResponseTo,
@@ -41,11 +42,10 @@ const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// round trip, and less than anybody waits for an edge to end.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
-/// Heads' storage kept for reuse on one thread.
-const STORAGES_MAX: usize = 256;
+/// Output buffers kept for reuse on one thread.
+const OUTPUTS_MAX: usize = 256;
 
 thread_local! {
-    static STORAGES: RefCell<Vec<Storage>> = const { RefCell::new(Vec::new()) };
     static OUTPUTS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -81,7 +81,7 @@ async fn serve_wire<T: Transport, S: Service>(wire: Shared<T>, service: S) {
             return;
         }
         let since = Instant::now();
-        let ending = match read_head(&wire, &service).await {
+        let ending = match read_head(&wire, &service, since).await {
             // Boxed: an idle connection does not hold the room that a request needs.
             Ok(screened) => Box::pin(exchange(&wire, &service, screened, since)).await,
             Err(Unread::Quietly) => Ending::Abort,
@@ -136,10 +136,11 @@ enum Unread {
 async fn read_head<T: Transport, S: Service>(
     wire: &Shared<T>,
     service: &S,
+    since: Instant,
 ) -> Result<Screened<RequestHead>, Unread> {
-    wire.borrow().reading.arm(service.limits().head);
+    wire.borrow().reading.arm_at(since + service.limits().head);
     let mut judged =
-        Judged { scan: Scan::default(), storage: storage(), policy: service.policy(None) };
+        Judged { scan: Scan::default(), storage: heads::take(), policy: service.policy(None) };
     loop {
         judged = match judge(&mut wire.borrow_mut().input, service, judged)? {
             Judgement::Complete(screened) => return Ok(screened),
@@ -344,6 +345,7 @@ where
             request_id: Some(request_id),
         },
     );
+    heads::give_back(head.into_storage());
     let mut sent = 0;
     let relayed = relay_body(wire, &mut out, &mut body, framed.chunked, (&mut sent, shape)).await;
     if relayed.is_err_and(|why| why.side() == Side::Upstream) {
@@ -531,22 +533,8 @@ fn output() -> Vec<u8> {
 fn output_done(mut out: Vec<u8>) {
     out.clear();
     OUTPUTS.with_borrow_mut(|kept| {
-        if kept.len() < STORAGES_MAX && out.capacity() <= 4 * buffers::BUFFER_BYTES {
+        if kept.len() < OUTPUTS_MAX && out.capacity() <= 4 * buffers::BUFFER_BYTES {
             kept.push(out);
-        }
-    });
-}
-
-/// Memory for a head.
-pub fn storage() -> Storage {
-    STORAGES.with_borrow_mut(Vec::pop).unwrap_or_default()
-}
-
-/// Gives a head's memory back for the next request on this thread.
-pub fn recycle(head: RequestHead) {
-    STORAGES.with_borrow_mut(|kept| {
-        if kept.len() < STORAGES_MAX {
-            kept.push(head.into_storage());
         }
     });
 }

@@ -31,6 +31,7 @@ use self::batched::{Batched, PutOff};
 use self::metered::{Conduct, Metered};
 use super::answer::Local;
 use super::{Answer, Reply, Request, Service, Source, Ticket, Transport};
+use crate::heads;
 use crate::refusal::Refusal;
 use crate::screen::{
     self, Direction, Finding, Policy, Refused, RequestHead, ResponseHead, Screened,
@@ -299,7 +300,7 @@ async fn stream<S: Service>(
     let Answer { reply, request_id, ticket } = service.answer(request, interim).await;
     let local_reply = match reply {
         Reply::Response { head, body } => {
-            return Ok(relayed(&head, body, &request_id, (ticket, received, open)));
+            return Ok(relayed(head, body, &request_id, (ticket, received, open)));
         }
         // No Upgrade field can have been sent (RFC 9113 8.6): an endpoint that switches did so
         // unasked.
@@ -321,7 +322,7 @@ fn screened<S: Service>(
     service: &S,
 ) -> Result<Screened<RequestHead>, Box<Refused>> {
     let policy = service.policy(None);
-    let screened = screen::request_h2(parts, end_stream, &policy, super::h1::storage())?;
+    let screened = screen::request_h2(parts, end_stream, &policy, heads::take())?;
     let own = service.policy(Some(screened.head.authority().host()));
     if Arc::ptr_eq(&own, &policy) {
         return Ok(screened);
@@ -330,7 +331,7 @@ fn screened<S: Service>(
 }
 
 fn relayed<B, K>(
-    head: &ResponseHead,
+    head: ResponseHead,
     body: B,
     request_id: &str,
     (ticket, received, open): (K, Rc<Received>, Open),
@@ -350,8 +351,9 @@ where
     // hyper asks for the body once the client's window has room for it, which may be never.
     response.open.offered(Some(Instant::now()));
     response.open.streams.conduct.answered();
-    let head = head.to_h2(Some(request_id)).unwrap_or_else(|_| unwritable());
-    head.map(|()| response)
+    let written = head.to_h2(Some(request_id)).unwrap_or_else(|_| unwritable());
+    heads::give_back(head.into_storage());
+    written.map(|()| response)
 }
 
 fn local<B, K>(local: &Local, open: Open) -> http::Response<ResponseBody<B, K>> {

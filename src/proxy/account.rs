@@ -12,8 +12,9 @@ use super::request::{self, Active, Connection, Security};
 use super::{SiteState, Thread};
 use crate::accesslog::AccessRecord;
 use crate::admission::Permit;
-use crate::downstream::{Reply, Ticket, h1};
+use crate::downstream::{Reply, Ticket};
 use crate::findings::FindingContext;
+use crate::heads;
 use crate::metrics::UpstreamResult;
 use crate::refusal::{Refusal, Side};
 use crate::screen::{Direction, Finding, RequestHead, Version};
@@ -26,7 +27,6 @@ pub struct Account {
     connection: Rc<Connection>,
     request_id: Rc<str>,
     since: Instant,
-    time: SystemTime,
     site: Option<(Arc<Site>, Arc<SiteState>)>,
     head: Option<RequestHead>,
     permit: Option<Permit>,
@@ -53,7 +53,6 @@ impl Account {
             connection: connection.clone(),
             request_id: request_id.clone(),
             since,
-            time: SystemTime::now(),
             site: None,
             head: None,
             permit: None,
@@ -145,10 +144,11 @@ impl Account {
             self.status = 499;
         }
         self.learn(cut);
-        self.count(received, sent);
-        self.log(received, sent);
+        let total = self.since.elapsed();
+        self.count(received, sent, total);
+        self.log(received, sent, total);
         if let Some(head) = self.head.take() {
-            h1::recycle(head);
+            heads::give_back(head.into_storage());
         }
     }
 
@@ -162,23 +162,25 @@ impl Account {
         }
     }
 
-    fn count(&self, received: u64, sent: u64) {
-        let elapsed = self.since.elapsed();
+    fn count(&self, received: u64, sent: u64, total: Duration) {
         let Some((_, state)) = &self.site else {
             if let Some(refusal) = self.refusal {
                 self.thread.proxy.metrics.turned_away(refusal);
             }
-            return self.thread.proxy.metrics.request_without_site(self.status, elapsed);
+            return self.thread.proxy.metrics.request_without_site(self.status, total);
         };
-        state.metrics.request(self.status, elapsed);
+        state.metrics.request(self.status, total);
         state.metrics.bytes(received, sent);
         if let Some(refusal) = self.refusal {
             state.metrics.refused(refusal);
         }
     }
 
-    fn log(&self, bytes_in: u64, bytes_out: u64) {
+    fn log(&self, bytes_in: u64, bytes_out: u64, total: Duration) {
         let live = self.thread.live();
+        if !live.access.is_on() {
+            return;
+        }
         let (tls_version, resumed) = match &self.connection.security {
             Security::Plain { .. } => ("", false),
             Security::Tls { settled, .. } => match settled.version {
@@ -189,7 +191,7 @@ impl Account {
         let head = self.head.as_ref();
         let field = |name| head.and_then(|head| head.field(name)).unwrap_or_default();
         live.access.log(&AccessRecord {
-            time: self.time,
+            time: SystemTime::now() - total,
             site: self.site.as_ref().map_or("", |(site, _)| site.id.as_str()),
             host: head.map_or("", |head| head.authority().host()),
             client: self.connection.client.ip(),
@@ -207,7 +209,7 @@ impl Account {
             bytes_out,
             queue: self.queue,
             upstream: self.upstream,
-            total: self.since.elapsed(),
+            total,
             tls_version,
             resumed,
             refusal: self.refusal,

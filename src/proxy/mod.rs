@@ -159,8 +159,12 @@ impl Live {
 
     /// The site that serves `host` (canonical text), and its state.
     pub fn site(&self, host: &str) -> Option<(&Arc<Site>, &Arc<SiteState>)> {
-        let at = self.snapshot.sites.position(host)?;
-        Some((&self.snapshot.sites.all()[at], &self.sites[at]))
+        self.snapshot.sites.position(host).and_then(|at| self.site_at(at))
+    }
+
+    /// A site by its position in the snapshot, and its state.
+    fn site_at(&self, at: usize) -> Option<(&Arc<Site>, &Arc<SiteState>)> {
+        self.snapshot.sites.all().get(at).zip(self.sites.get(at))
     }
 
     /// All sites with their states.

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http_body::Body;
@@ -31,6 +31,14 @@ pub struct Handler {
     thread: Rc<Thread>,
     connection: Rc<Connection>,
     presence: Rc<Presence>,
+    last: RefCell<Option<Found>>,
+}
+
+/// The site found last: nearly all requests of a connection are for one host.
+struct Found {
+    generation: u64,
+    host: Box<str>,
+    at: usize,
 }
 
 /// A connection's place in the bounds and the metrics, shared with its open requests.
@@ -109,12 +117,25 @@ impl Handler {
     fn new(thread: Rc<Thread>, connection: Connection, mut holding: Holding) -> Handler {
         holding.gauge.set(ConnectionState::Idle);
         let presence = Presence { holding: RefCell::new(holding), open: Cell::new(0) };
-        Handler { thread, connection: Rc::new(connection), presence: Rc::new(presence) }
+        let (connection, presence) = (Rc::new(connection), Rc::new(presence));
+        Handler { thread, connection, presence, last: RefCell::default() }
+    }
+
+    /// The site that serves `host` (canonical text), and its state.
+    fn site<'l>(&self, live: &'l Live, host: &str) -> Option<(&'l Arc<Site>, &'l Arc<SiteState>)> {
+        let generation = live.snapshot.generation;
+        let is_it = |found: &&Found| found.generation == generation && *found.host == *host;
+        if let Some(found) = self.last.borrow().as_ref().filter(is_it) {
+            return live.site_at(found.at);
+        }
+        let at = live.snapshot.sites.position(host)?;
+        *self.last.borrow_mut() = Some(Found { generation, host: host.into(), at });
+        live.site_at(at)
     }
 
     /// The policy of a host's site; of the server name's where there is no host yet.
     fn policy_of(&self, live: &Live, host: Option<&str>) -> Arc<Policy> {
-        let site = host.or(self.server_name()).and_then(|host| live.site(host));
+        let site = host.or(self.server_name()).and_then(|host| self.site(live, host));
         site.map_or_else(|| live.snapshot.screening.clone(), |(site, _)| site.screening.clone())
     }
 
@@ -150,13 +171,13 @@ impl Service for Handler {
     }
 
     fn body_bytes_max(&self, host: &str) -> Option<u64> {
-        self.thread.live().site(host).and_then(|(site, _)| site.limits.max_body)
+        self.site(&self.thread.live(), host).and_then(|(site, _)| site.limits.max_body)
     }
 
     fn refused(&self, refusal: Refusal, refused: Option<&Refused>) -> String {
         let live = self.thread.live();
         let request_id = self.thread.request_ids.next();
-        let site = self.server_name().and_then(|name| live.site(name));
+        let site = self.server_name().and_then(|name| self.site(&live, name));
         if let Some(refused) = refused {
             let note =
                 Note { request_line: &refused.start_line, upstream: None, request_id: &request_id };
@@ -267,7 +288,7 @@ impl Handler {
     /// Which site, or what the edge answers itself.
     fn route(&self, live: &Live, head: &RequestHead) -> Result<Route, Unrouted> {
         let host = head.authority().host();
-        let found = live.site(host);
+        let found = self.site(live, host);
         if let Security::Plain { https_port } = self.connection.security {
             let challenge = found.is_some() && head.path().starts_with(ACME_PREFIX);
             if !challenge {
@@ -350,11 +371,18 @@ impl Handler {
         account: &mut Account,
     ) -> Result<(), Refusal> {
         let class = route.site.class(head.path());
-        let begun = Instant::now();
-        let entered = route.state.gate.enter(class, account.since()).await;
         let metrics = &self.thread.proxy.metrics;
-        let permit = entered.inspect_err(|why| metrics.refused(QueueName::Request, *why))?;
-        let waited = begun.elapsed();
+        let gate = &route.state.gate;
+        let (permit, waited) = match gate.try_enter() {
+            Some(permit) => (permit, Duration::ZERO),
+            None => {
+                let begun = Instant::now();
+                let entered = gate.enter(class, account.since()).await;
+                let permit =
+                    entered.inspect_err(|why| metrics.refused(QueueName::Request, *why))?;
+                (permit, begun.elapsed())
+            }
+        };
         metrics.queue_wait(QueueName::Request, waited);
         account.admitted(permit, waited);
         Ok(())

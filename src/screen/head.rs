@@ -5,6 +5,8 @@
 //! Names are lower case; Host, framing and connection fields are not among the fields but have
 //! methods of their own, so nobody can act on a field that the rules did not decide.
 
+use std::ops::Range;
+
 use super::framing::Framing;
 use super::known::{self, Role};
 use super::target::Authority;
@@ -60,8 +62,12 @@ impl Field {
     }
 
     pub(super) fn value<'a>(&self, text: &'a [u8]) -> &'a [u8] {
+        &text[self.value_range()]
+    }
+
+    pub(super) fn value_range(&self) -> Range<usize> {
         let start = (self.start + self.name_len) as usize + 2;
-        &text[start..start + self.value_len as usize]
+        start..start + self.value_len as usize
     }
 
     /// The whole line with its end.

@@ -3,6 +3,8 @@
 //! Looked up once for each field of each message, so the table is a hash table made by the
 //! compiler; names in it are lower case.
 
+use http::header::{HeaderName, InvalidHeaderName};
+
 use super::class;
 
 /// What a known field needs done when it comes by; at most one of these.
@@ -68,6 +70,8 @@ pub(super) static FORWARDED_FAMILY: Known =
 macro_rules! known {
     ($($name:literal $role:ident $traits:expr;)*) => {
         const UNNUMBERED: &[(&str, Role, u16)] = &[$(($name, Role::$role, $traits)),*];
+        /// The same names as the HTTP library has them.
+        static HEADER_NAMES: [HeaderName; COUNT] = [$(HeaderName::from_static($name)),*];
     };
 }
 
@@ -206,6 +210,15 @@ pub(super) fn lookup(name: &[u8]) -> &'static Known {
 /// The known field by its place, as `Known::index` gave it.
 pub(super) fn by_index(index: u8) -> &'static Known {
     if index == 0 { &OTHER } else { &TABLE[usize::from(index) - 1] }
+}
+
+/// The name as the HTTP library has it, of a field with this place in the table; `name` in lower
+/// case.
+pub(super) fn header_name(index: u8, name: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
+    match index.checked_sub(1) {
+        Some(at) => Ok(HEADER_NAMES[usize::from(at)].clone()),
+        None => HeaderName::from_bytes(name),
+    }
 }
 
 /// The framing or Host name that `bytes` (a name or a line, as it came) imitates.

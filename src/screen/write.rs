@@ -4,10 +4,11 @@
 //! decided; who the client is stands in the forwarding fields. HTTP/1 goes straight into the send
 //! buffer without allocation.
 
-use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 
 use super::framing::Framing;
 use super::head::{Field, Keeping, RequestHead, RequestMethod, ResponseHead, Storage, Version};
@@ -101,10 +102,11 @@ impl RequestHead {
         let map = request.headers_mut();
         append_all(map, copied, storage)?;
         let mut refused = None;
-        self.forwarding(forward, &mut |name, parts| {
-            if let Err(error) = append(map, name.as_bytes(), &parts.concat()) {
-                refused.get_or_insert(error);
-            }
+        self.forwarding(forward, &mut |name, parts| match HeaderValue::from_maybe_shared(
+            Bytes::from(parts.concat()),
+        ) {
+            Ok(value) => drop(map.append(HeaderName::from_static(name), value)),
+            Err(error) => drop(refused.get_or_insert(error.into())),
         });
         if self.takes_trailers() {
             map.insert(http::header::TE, HeaderValue::from_static("trailers"));
@@ -145,7 +147,7 @@ impl RequestHead {
     }
 
     /// The fields that tell of the client and the way.
-    fn forwarding(&self, forward: &Forward<'_>, put: &mut dyn FnMut(&str, &[&[u8]])) {
+    fn forwarding(&self, forward: &Forward<'_>, put: &mut dyn FnMut(&'static str, &[&[u8]])) {
         let mut buffer = [0; 48];
         let client = ip_text(forward.client.ip(), &mut buffer);
         self.append(forward, "x-forwarded-for", &[client], put);
@@ -189,12 +191,7 @@ impl RequestHead {
             ],
             put,
         );
-        let via: &[u8] = match self.version {
-            Version::H10 => b"1.0 sluss",
-            Version::H11 => b"1.1 sluss",
-            Version::H2 => b"2 sluss",
-        };
-        put("via", &[via]);
+        put("via", &[via(self.version).as_bytes()]);
         put("x-request-id", &[forward.request_id.as_bytes()]);
     }
 
@@ -202,9 +199,9 @@ impl RequestHead {
     fn append(
         &self,
         forward: &Forward<'_>,
-        name: &str,
+        name: &'static str,
         own: &[&[u8]],
-        put: &mut dyn FnMut(&str, &[&[u8]]),
+        put: &mut dyn FnMut(&'static str, &[&[u8]]),
     ) {
         if !forward.trusted || self.storage.field(name).is_none() {
             return put(name, own);
@@ -242,7 +239,7 @@ impl ResponseHead {
                 out.extend_from_slice(field.line(&storage.text));
             }
         }
-        out.extend_from_slice(self.via());
+        put(out, "via", &[via(self.version).as_bytes()]);
         if let Some(id) = to.request_id {
             put(out, "x-request-id", &[id.as_bytes()]);
         }
@@ -289,9 +286,12 @@ impl ResponseHead {
             field.keeping != Keeping::Hop && !replaced
         });
         append_all(map, copied, storage)?;
-        append(map, b"via", &self.via()[b"via: ".len()..self.via().len() - 2])?;
+        map.append(http::header::VIA, HeaderValue::from_static(via(self.version)));
         if let Some(id) = request_id {
-            append(map, b"x-request-id", id.as_bytes())?;
+            let mut id = HeaderValue::from_str(id)?;
+            // No other response has it: it would only push others out of the client's table.
+            id.set_sensitive(true);
+            map.append(X_REQUEST_ID, id);
         }
         match self.framing {
             Framing::Length(length) => {
@@ -330,15 +330,18 @@ impl ResponseHead {
         out.extend_from_slice(self.reason());
         out.extend_from_slice(b"\r\n");
     }
+}
 
-    fn via(&self) -> &'static [u8] {
-        match self.version {
-            Version::H10 => b"via: 1.0 sluss\r\n",
-            Version::H11 => b"via: 1.1 sluss\r\n",
-            Version::H2 => b"via: 2 sluss\r\n",
-        }
+/// RFC 9110 7.6.3: the version that a message came with, and who passed it on.
+fn via(version: Version) -> &'static str {
+    match version {
+        Version::H10 => "1.0 sluss",
+        Version::H11 => "1.1 sluss",
+        Version::H2 => "2 sluss",
     }
 }
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const CHUNKED: &[u8] = b"transfer-encoding: chunked\r\n";
 
@@ -397,10 +400,24 @@ fn decimal_text(mut number: u64, buffer: &mut [u8; 20]) -> &[u8] {
 /// The longest text of an IPv6 address has 45 bytes.
 fn ip_text(ip: IpAddr, buffer: &mut [u8; 48]) -> &[u8] {
     let mut rest = &mut buffer[..];
+    // Writing cannot fail: there is room for the longest.
     // A dual-stack socket shows IPv4 clients as mapped addresses.
-    let _ = write!(rest, "{}", ip.to_canonical());
+    let _ = match ip.to_canonical() {
+        IpAddr::V4(ip) => write_ipv4(&mut rest, ip),
+        IpAddr::V6(ip) => write!(rest, "{ip}"),
+    };
     let left = rest.len();
     &buffer[..buffer.len() - left]
+}
+
+/// A formatter costs ten times as much, and this is written for every request.
+fn write_ipv4(out: &mut &mut [u8], ip: Ipv4Addr) -> io::Result<()> {
+    let [first, others @ ..] = ip.octets();
+    out.write_all(decimal_text(first.into(), &mut [0; 20]))?;
+    others.into_iter().try_for_each(|octet| {
+        out.write_all(b".")?;
+        out.write_all(decimal_text(octet.into(), &mut [0; 20]))
+    })
 }
 
 fn append_all<'a>(
@@ -409,17 +426,15 @@ fn append_all<'a>(
     storage: &Storage,
 ) -> Result<(), http::Error> {
     map.reserve(storage.fields.len() + 8);
+    // One copy, of which every value is a slice.
+    let text = Bytes::copy_from_slice(&storage.text);
     for field in fields {
-        append(map, field.name(&storage.text), field.value(&storage.text))?;
+        let name = known::header_name(field.known, field.name(&storage.text))?;
+        let mut value = HeaderValue::from_maybe_shared(text.slice(field.value_range()))?;
+        // Never compressed into a table that an attacker's requests share (RFC 7541 7.1.3).
+        value.set_sensitive(matches!(name, AUTHORIZATION | COOKIE | SET_COOKIE));
+        map.append(name, value);
     }
-    Ok(())
-}
-
-fn append(map: &mut HeaderMap, name: &[u8], value: &[u8]) -> Result<(), http::Error> {
-    let mut value = HeaderValue::from_bytes(value)?;
-    // Never compressed into a table that an attacker's requests share (RFC 7541 7.1.3).
-    value.set_sensitive(matches!(name, b"authorization" | b"cookie" | b"set-cookie"));
-    map.append(HeaderName::from_bytes(name)?, value);
     Ok(())
 }
 

@@ -134,12 +134,16 @@ impl AsyncWrite for Socket {
         self.wrote(written)
     }
 
-    /// rustls hands over one slice a record.
+    /// rustls hands over one slice a record. One alone goes out by send(2): writev(2) takes the
+    /// longer way through the kernel.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [only] = slices {
+            return self.poll_write(cx, only);
+        }
         self.encrypts =
             self.encrypts || slices.iter().any(|slice| slice.first() == Some(&APPLICATION_DATA));
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);

@@ -23,7 +23,7 @@ use super::pool::{Connection, Pool};
 use super::retry::{self, Attempt, Next, Stage};
 use super::{Broken, Failure, Outgoing, Response, Upstream, balance};
 use crate::refusal::{Refusal, Side};
-use crate::screen::{ResponseHead, Screened, Storage};
+use crate::screen::{ResponseHead, Screened};
 use crate::sites::Protocol;
 use crate::timers::{Deadline, Timers};
 
@@ -37,7 +37,7 @@ const PAUSE_FIRST: Duration = Duration::from_millis(50);
 /// The longest pause: a site that is back serves those who wait within a second.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Spare pieces of memory of each kind that a thread keeps.
+/// Spare texts that a thread keeps.
 const SPARE_MAX: usize = 256;
 
 /// Larger texts are freed rather than kept.
@@ -49,7 +49,6 @@ pub struct Client {
     pool: RefCell<Pool>,
     pub(super) http2: Http2,
     texts: RefCell<Vec<Vec<u8>>>,
-    storages: RefCell<Vec<Storage>>,
     random: Cell<u64>,
 }
 
@@ -78,6 +77,8 @@ struct Journey {
 pub(super) struct Target {
     pub(super) load: Load,
     pub(super) freshness: Freshness,
+    /// When it was chosen, a moment ago.
+    pub(super) now: Instant,
 }
 
 /// Which connection an attempt may use.
@@ -106,7 +107,6 @@ impl Client {
             pool: RefCell::default(),
             http2: Http2::default(),
             texts: RefCell::default(),
-            storages: RefCell::default(),
             random: Cell::new(RandomState::new().build_hasher().finish()),
         })
     }
@@ -125,14 +125,6 @@ impl Client {
     /// Idle HTTP/1 connections of this thread.
     pub fn idle(&self) -> usize {
         self.pool.borrow().idle()
-    }
-
-    /// Gives the memory of a head back that is not needed any more.
-    pub fn recycle(&self, storage: Storage) {
-        let mut storages = self.storages.borrow_mut();
-        if storages.len() < SPARE_MAX {
-            storages.push(storage);
-        }
     }
 
     /// Sends a request and waits for the head of its answer; interim heads go to `interim`.
@@ -158,9 +150,9 @@ impl Client {
         let mut journey = Journey::default();
         let mut body = Some(body);
         loop {
-            let (endpoint, freshness) =
+            let (endpoint, freshness, now) =
                 self.next_endpoint(upstream, &request, &mut journey).await?;
-            let target = Target { load: Load::new(endpoint.clone()), freshness };
+            let target = Target { load: Load::new(endpoint.clone()), freshness, now };
             let tried = match endpoint.spec.protocol {
                 Protocol::Http1 | Protocol::Http1Tls => {
                     self.over_http1(target, &request, &mut body, &mut interim).await
@@ -183,15 +175,15 @@ impl Client {
         upstream: &Upstream,
         request: &Outgoing<'_>,
         journey: &mut Journey,
-    ) -> Result<(Arc<Endpoint>, Freshness), Failure> {
+    ) -> Result<(Arc<Endpoint>, Freshness, Instant), Failure> {
         loop {
-            if let Some(endpoint) = journey.again.take() {
-                return Ok((endpoint, Freshness::Fresh));
-            }
             let now = Instant::now();
+            if let Some(endpoint) = journey.again.take() {
+                return Ok((endpoint, Freshness::Fresh, now));
+            }
             let random = self.random();
             if let Some(endpoint) = upstream.choose(request, &journey.tried, random, now) {
-                return Ok((endpoint, Freshness::Any));
+                return Ok((endpoint, Freshness::Any, now));
             }
             if std::mem::take(&mut journey.reopen) {
                 journey.tried.clear();
@@ -221,15 +213,18 @@ impl Client {
         B: Body<Data = Bytes, Error = Refusal> + Unpin + 'static,
         I: AsyncFnMut(ResponseHead) -> Result<(), Refusal>,
     {
-        let Target { load, freshness } = target;
+        let Target { load, freshness, now } = target;
         let endpoint = load.endpoint().clone();
-        let connection = match self.idle_connection(&endpoint, freshness) {
-            Some(connection) => connection,
-            None => Box::pin(self.fresh_connection(&endpoint, request.timeouts.connect)).await?,
+        let (connection, sent) = match self.idle_connection(&endpoint, freshness, now) {
+            Some(connection) => (connection, now),
+            None => {
+                let limit = request.timeouts.connect;
+                let connection = Box::pin(self.fresh_connection(&endpoint, limit)).await?;
+                (connection, Instant::now())
+            }
         };
         let mut exchange = Exchange::new(self.clone(), connection, load, request);
         let source = body.as_mut().expect("only an attempt that succeeds takes the body");
-        let sent = Instant::now();
         endpoint.sending();
         match exchange.answer(request, source, interim).await {
             Ok(screened) => {
@@ -250,9 +245,14 @@ impl Client {
         }
     }
 
-    fn idle_connection(&self, endpoint: &Endpoint, freshness: Freshness) -> Option<Connection> {
+    fn idle_connection(
+        &self,
+        endpoint: &Endpoint,
+        freshness: Freshness,
+        now: Instant,
+    ) -> Option<Connection> {
         match freshness {
-            Freshness::Any => self.pool.borrow_mut().take(endpoint, Instant::now()),
+            Freshness::Any => self.pool.borrow_mut().take(endpoint, now),
             Freshness::Fresh => None,
         }
     }
@@ -303,10 +303,6 @@ impl Client {
             text.clear();
             texts.push(text);
         }
-    }
-
-    pub(super) fn spare_storage(&self) -> Storage {
-        self.storages.borrow_mut().pop().unwrap_or_default()
     }
 
     /// Random enough to spread load: a counter through a mixer, seeded by the system.

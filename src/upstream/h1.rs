@@ -27,6 +27,7 @@ use super::pool::Connection;
 use super::retry::Stage;
 use super::{Broken, ClientBody, Outgoing};
 use crate::buffers::{self, BUFFER_BYTES};
+use crate::heads;
 use crate::refusal::Refusal;
 use crate::screen::{
     self, Direction, Finding, Framing, Policy, Reading, ResponseHead, Rule, Scan, Screened,
@@ -160,10 +161,10 @@ impl Exchange {
         findings: &mut Vec<Finding>,
     ) -> Result<Option<Screened<ResponseHead>>, Broken> {
         let method = request.head.request_method();
-        let storage = self.client.spare_storage();
+        let storage = heads::take();
         match screen::response(&self.input, scan, request.policy, method, storage) {
             Ok(Reading::Partial(storage)) => {
-                self.client.recycle(storage);
+                heads::give_back(storage);
                 Ok(None)
             }
             Ok(Reading::Complete { screened, consumed }) => {
@@ -174,7 +175,7 @@ impl Exchange {
             Err(refused) => {
                 let refused = *refused;
                 findings.extend(refused.findings);
-                self.client.recycle(refused.storage);
+                heads::give_back(refused.storage);
                 let findings = std::mem::take(findings);
                 Err(Broken {
                     start_line: refused.start_line,

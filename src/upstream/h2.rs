@@ -34,6 +34,7 @@ use super::patience::{Patience, Waits};
 use super::pool::{IDLE_TIMEOUT, LIFETIME};
 use super::retry::Stage;
 use super::{Broken, Outgoing, Response};
+use crate::heads;
 use crate::refusal::Refusal;
 use crate::screen::{self, Direction, Finding, Policy};
 use crate::sites::Protocol;
@@ -155,7 +156,7 @@ pub(super) async fn exchange<B>(
 where
     B: Body<Data = Bytes, Error = Refusal> + Unpin + 'static,
 {
-    let Target { load, freshness } = target;
+    let Target { load, freshness, .. } = target;
     let endpoint = load.endpoint().clone();
     let link = link(client, &endpoint, freshness, request.timeouts.connect).await?;
     let (reused, stream) = (link.proven.get(), Stream::new(link));
@@ -202,7 +203,7 @@ where
     let latency = now - sent;
     endpoint.answered(latency, now);
     let download = Unscreened { load, stream, pump, deadline, patience };
-    let response = download.screen(client, answer, request, body)?;
+    let response = download.screen(answer, request, body)?;
     Ok(Response { latency, ..response })
 }
 
@@ -218,7 +219,6 @@ struct Unscreened {
 impl Unscreened {
     fn screen<B>(
         self,
-        client: &Client,
         answer: http::Response<Incoming>,
         request: &Outgoing<'_>,
         body: &mut Option<B>,
@@ -227,13 +227,13 @@ impl Unscreened {
         B: Body<Data = Bytes, Error = Refusal> + Unpin + 'static,
     {
         let (parts, incoming) = answer.into_parts();
-        let (method, storage) = (request.head.request_method(), client.spare_storage());
+        let (method, storage) = (request.head.request_method(), heads::take());
         let ended = incoming.is_end_stream();
         let screened = match screen::response_h2(&parts, ended, request.policy, method, storage) {
             Ok(screened) => screened,
             Err(refused) => {
                 let refused = *refused;
-                client.recycle(refused.storage);
+                heads::give_back(refused.storage);
                 let broken = Broken {
                     start_line: refused.start_line,
                     ..Broken::new(refused.reason, refused.findings)

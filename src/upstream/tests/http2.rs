@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::screen::Framing;
+use crate::timers::RESOLUTION;
 use crate::upstream::lane::Pump;
 use crate::upstream::patience::Patience;
 
@@ -286,7 +287,9 @@ fn a_large_upload_waits_for_a_slow_endpoint() {
 async fn an_upload_has_time_while_it_moves() {
     let limit = Duration::from_secs(60);
     let timeouts = Timeouts { connect: limit, response: limit, body: limit };
-    let (deadline, mut patience) = (Timers::new().deadline(), Patience::new(timeouts));
+    let (timers, local) = (Timers::new(), LocalSet::new());
+    local.spawn_local(timers.clone().sweep());
+    let (deadline, mut patience) = (timers.deadline(), Patience::new(timeouts));
     let (feeder, mut body) = TestBody::fed();
     (0..9).for_each(|_| feeder.data("piece"));
     let (mut pump, mut upload) = Pump::new(Framing::Chunked);
@@ -295,16 +298,20 @@ async fn an_upload_has_time_while_it_moves() {
         assert!(pump.poll(cx, &mut body, &mut patience).is_pending());
         patience.poll_exhausted(&deadline, pump.waits(), cx).is_ready()
     };
-    for _ in 0..4 {
-        assert!(!is_exhausted());
-        tokio::time::advance(limit * 3 / 4).await;
-        assert!(!is_exhausted());
-        let cx = &mut Context::from_waker(Waker::noop());
-        assert!(Pin::new(&mut upload).poll_frame(cx).is_ready());
-    }
-    assert!(!is_exhausted());
-    tokio::time::advance(limit).await;
-    assert!(is_exhausted());
+    local
+        .run_until(async {
+            for _ in 0..4 {
+                assert!(!is_exhausted());
+                tokio::time::sleep(limit * 3 / 4).await;
+                assert!(!is_exhausted());
+                let cx = &mut Context::from_waker(Waker::noop());
+                assert!(Pin::new(&mut upload).poll_frame(cx).is_ready());
+            }
+            assert!(!is_exhausted());
+            tokio::time::sleep(limit + RESOLUTION).await;
+            assert!(is_exhausted());
+        })
+        .await;
 }
 
 #[test]
