@@ -285,7 +285,7 @@ async fn respond<T: Transport, S: Service>(
             let mut out = output();
             head.write_h1(&mut out, &whole(Some(&request_id)));
             let leftover = wire.borrow_mut().input.split().freeze();
-            let (received, sent) = tunnel::run(wire, io, &out, leftover).await;
+            let (received, sent) = tunnel::run(wire, io, &out, leftover, shape.patience).await;
             ticket.finish(received, sent, None);
             return Ending::Close;
         }

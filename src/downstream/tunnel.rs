@@ -1,4 +1,8 @@
-//! After `101 Switching Protocols`: bytes both ways, until one side ends or both fall silent.
+//! After `101 Switching Protocols`: bytes both ways, until both sides have ended or fall silent.
+//!
+//! The end of one side is passed on at once. The other may still say what it has to say, but is
+//! waited for no longer than for a piece of a body: a client that has vanished must not keep a
+//! tunnel whose site is gone.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -19,50 +23,96 @@ use crate::timers::Deadline;
 /// same for `timeout tunnel`: WebSocket applications send pings far more often.
 pub const TUNNEL_IDLE: Duration = Duration::from_secs(3_600);
 
-/// Runs the tunnel. `first` (the 101 head) goes to the client before anything else, `leftover`
+/// Runs the tunnel; once a side has ended, `patience` bounds the silence of the other. `first` (the 101 head) goes to the client before anything else, `leftover`
 /// (what the client sent behind its request) to the endpoint. Returns the bytes received from the
 /// client and sent to it.
-pub async fn run<T, U>(wire: &Shared<T>, upstream: U, first: &[u8], leftover: Bytes) -> (u64, u64)
+pub async fn run<T, U>(
+    wire: &Shared<T>,
+    upstream: U,
+    first: &[u8],
+    leftover: Bytes,
+    patience: Duration,
+) -> (u64, u64)
 where
     T: Transport,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    let moved = Rc::new(Cell::new(Instant::now()));
-    let mut client = Watched { io: Client(wire.clone()), unread: leftover, moved: moved.clone() };
-    let mut endpoint = Watched { io: upstream, unread: Bytes::new(), moved: moved.clone() };
+    let pulse = Rc::new(Pulse::new(patience));
+    let mut client = Watched { io: Client(wire.clone()), unread: leftover, pulse: pulse.clone() };
+    let mut endpoint = Watched { io: upstream, unread: Bytes::new(), pulse: pulse.clone() };
     let deadline: Deadline = wire.borrow().reading.sibling();
     let work = async {
         tokio::io::AsyncWriteExt::write_all(&mut client, first).await?;
         tokio::io::copy_bidirectional(&mut client, &mut endpoint).await
     };
     let mut work = pin!(work);
-    deadline.arm(TUNNEL_IDLE);
+    deadline.arm_at(pulse.due());
     let copied = poll_fn(|cx| {
         if let Poll::Ready(copied) = work.as_mut().poll(cx) {
             return Poll::Ready(copied.ok());
+        }
+        if pulse.just_ended() {
+            deadline.arm_at(pulse.due());
         }
         loop {
             if deadline.poll_elapsed(cx).is_pending() {
                 return Poll::Pending;
             }
-            if moved.get().elapsed() >= TUNNEL_IDLE {
+            if pulse.due() <= Instant::now() {
                 return Poll::Ready(None);
             }
-            deadline.arm_at(moved.get() + TUNNEL_IDLE);
+            deadline.arm_at(pulse.due());
         }
     })
     .await;
     copied.unwrap_or_default()
 }
 
+/// When a tunnel was last alive, and how long it may be silent.
+struct Pulse {
+    moved: Cell<Instant>,
+    silence_max: Cell<Duration>,
+    /// Of a tunnel of which one side has ended.
+    patience: Duration,
+    just_ended: Cell<bool>,
+}
+
+impl Pulse {
+    fn new(patience: Duration) -> Pulse {
+        let (moved, silence_max) = (Cell::new(Instant::now()), Cell::new(TUNNEL_IDLE));
+        Pulse { moved, silence_max, patience, just_ended: Cell::new(false) }
+    }
+
+    /// Notes that a byte has moved.
+    fn beat(&self) {
+        self.moved.set(Instant::now());
+    }
+
+    /// Notes that a side has ended.
+    fn end(&self) {
+        self.silence_max.set(self.patience.min(TUNNEL_IDLE));
+        self.just_ended.set(true);
+    }
+
+    /// Whether a side has ended since the last question.
+    fn just_ended(&self) -> bool {
+        self.just_ended.take()
+    }
+
+    /// When the tunnel is given up, if nothing moves until then.
+    fn due(&self) -> Instant {
+        self.moved.get() + self.silence_max.get()
+    }
+}
+
 /// The client's side of a tunnel.
 struct Client<T>(Rc<RefCell<Wire<T>>>);
 
-/// Notes when a byte last moved.
+/// One side, and what was read of it before; notes its life.
 struct Watched<T> {
     io: T,
     unread: Bytes,
-    moved: Rc<Cell<Instant>>,
+    pulse: Rc<Pulse>,
 }
 
 impl<T: Transport> AsyncRead for Client<T> {
@@ -105,9 +155,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
             self.unread.advance(count);
             return Poll::Ready(Ok(()));
         }
+        let before = buffer.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buffer);
         if polled.is_ready() {
-            self.moved.set(Instant::now());
+            self.pulse.beat();
+            if buffer.filled().len() == before {
+                self.pulse.end();
+            }
         }
         polled
     }
@@ -121,7 +175,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     ) -> Poll<std::io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, bytes);
         if polled.is_ready() {
-            self.moved.set(Instant::now());
+            self.pulse.beat();
         }
         polled
     }

@@ -2,6 +2,7 @@
 //! asserted is the outcome and its reason, never how long it took.
 
 use std::io::Write as _;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use crate::support::frames::{
@@ -101,6 +102,42 @@ fn a_client_that_takes_nothing_is_cut() {
     assert_eq!(line["error.type"], "client-stalled");
     eventually("the site is told", || origin.ended() == 1);
     assert_eq!(client.rest().1, End::Cut);
+}
+
+/// Each side hears at once that the other has ended, and has `timeouts.body` for its last words.
+#[test]
+fn a_tunnel_of_which_one_side_has_ended_is_not_kept_for_the_other() {
+    const UPGRADE: &str =
+        "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    const SWITCHED: &str =
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let site_ends = Origin::scripted(|mut connection| {
+        connection.head().unwrap();
+        connection.send(SWITCHED);
+    });
+    let edge = with(&site_ends, "timeouts.body");
+    let mut client = edge.connect("a.test");
+    assert_eq!(client.ask(UPGRADE).status(), 101);
+    // The client says nothing, and never closes.
+    edge.logged("its line", |line| line["http.response.status_code"] == 101);
+    assert_eq!(client.end(), End::ClosedEarly);
+
+    let held = Arc::new(Barrier::new(2));
+    let holds = held.clone();
+    let client_ends = Origin::scripted(move |mut connection| {
+        connection.head().unwrap();
+        connection.send(SWITCHED);
+        assert_eq!(connection.end(), End::ClosedEarly);
+        connection.send("last words");
+        holds.wait(); // The site never closes.
+    });
+    let edge = with(&client_ends, "timeouts.body");
+    let mut client = edge.connect("a.test");
+    client.send_last(UPGRADE);
+    assert_eq!(client.head().unwrap().status(), 101);
+    assert_eq!(client.exactly(10).0, b"last words");
+    edge.logged("its line", |line| line["http.response.status_code"] == 101);
+    held.wait();
 }
 
 /// hyper asks for nothing to be sent to a client whose window is closed from the beginning.
