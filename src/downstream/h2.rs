@@ -48,9 +48,6 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Response bytes buffered for one stream that the client does not take.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
-/// A decoded header list (RFC 9113 6.5.2); the default of `headers.max_head`.
-const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
-
 /// Resets by the client that may wait to be accepted (rapid reset, CVE-2023-44487).
 const RESETS_PENDING_MAX: usize = 20;
 
@@ -105,7 +102,7 @@ pub fn serve<T: Transport, S: Service>(
             Box::pin(stream(request, service.clone(), timers.clone(), open))
         })
     };
-    let connection = builder().serve_connection(TokioIo::new(io), answers);
+    let connection = builder(&service.policy(None)).serve_connection(TokioIo::new(io), answers);
     let deadline = timers.deadline();
     async move {
         let error = supervise(pin!(connection), &*service, &streams, deadline).await;
@@ -123,7 +120,11 @@ fn is_flood(error: &hyper::Error) -> bool {
     })
 }
 
-fn builder() -> hyper::server::conn::http2::Builder<OnThisThread> {
+fn builder(policy: &Policy) -> hyper::server::conn::http2::Builder<OnThisThread> {
+    // RFC 9113 6.5.2 counts 32 bytes for each field. A list beyond it is answered by h2 itself, so
+    // what screening judges, and tells of, must fit in.
+    let fields = policy.fields_max().saturating_mul(32);
+    let list = policy.raw_bytes_max().saturating_add(fields);
     let mut builder = hyper::server::conn::http2::Builder::new(OnThisThread);
     builder
         .timer(TokioTimer::new())
@@ -131,7 +132,7 @@ fn builder() -> hyper::server::conn::http2::Builder<OnThisThread> {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
         .max_local_error_reset_streams(RESETS_PROVOKED_MAX)
         .keep_alive_interval(PING_AFTER)

@@ -45,10 +45,13 @@ fn a_head_over_the_bound_is_a_431() {
     assert_eq!(origin.accepted(), 0);
 }
 
+/// Up to four times `max_head` the edge itself judges, tells and counts; h2 answers beyond that, and
+/// ends the connection at four times its own bound.
 #[test]
-fn a_field_list_over_the_bound_is_a_431_and_one_far_over_it_ends_the_connection() {
+fn a_field_list_over_the_bound_is_ours_to_judge_and_one_far_over_it_ends_the_connection() {
     let origin = Origin::echo();
-    let edge = Edge::before(origin.url());
+    let edge = Setup::default().set("headers.max_head", r#""8KiB""#);
+    let edge = edge.site("a.test", origin.url()).start();
     let value = "x".repeat(1_000);
     let request = |fields: usize| {
         let mut request = http::Request::get(url("a.test", "/"));
@@ -58,13 +61,21 @@ fn a_field_list_over_the_bound_is_a_431_and_one_far_over_it_ends_the_connection(
         request.body(empty()).unwrap()
     };
     http2(&edge, "a.test", async |mut sender| {
-        let status = sender.send_request(request(10)).await.unwrap().status();
-        assert_eq!(status, 200);
-        let status = sender.send_request(request(100)).await.unwrap().status();
-        assert_eq!(status, 431);
+        for fields in [5, 30] {
+            let response = sender.send_request(request(fields)).await.unwrap();
+            assert_eq!(response.status(), 200, "{fields} fields, of which 7 go on");
+        }
+        let long = url("a.test", &format!("/{}", "x".repeat(9 * 1024)));
+        let long = http::Request::get(long).body(empty()).unwrap();
+        let response = sender.send_request(long).await.unwrap();
+        assert_eq!(response.status(), 431);
+        assert_eq!(response.headers()["sluss-refused"], "head-too-large");
+        assert_eq!(sender.send_request(request(60)).await.unwrap().status(), 431);
         assert!(sender.send_request(request(300)).await.is_err());
     });
-    eventually("it is counted", || edge.refused("http2-flood") == 1.0);
+    assert_eq!(edge.refused("head-too-large"), 1.0);
+    edge.logged("its line", |line| line["error.type"] == "head-too-large");
+    eventually("the flood is counted", || edge.refused("http2-flood") == 1.0);
 }
 
 #[test]
