@@ -75,15 +75,16 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let pacer = Pacer::new().unwrap();
-            let mut errors: Vec<Duration> = Vec::new();
-            for _ in 0..50 {
+            // Other tests share the cores: only the best wait is a property of the timer. The
+            // runtime's own would never be less than 300 us late.
+            let begun = Instant::now();
+            let mut best = Duration::MAX;
+            while best >= Duration::from_micros(200) {
+                assert!(begun.elapsed() < Duration::from_secs(30), "{best:?} late at best");
                 let due = Instant::now() + Duration::from_micros(700);
                 pacer.until(due).await.unwrap();
-                errors.push(Instant::now().checked_duration_since(due).expect("not too early"));
+                best = best.min(Instant::now().checked_duration_since(due).expect("not too early"));
             }
-            errors.sort();
-            // Other tests share the cores: only the median is a property of the timer.
-            assert!(errors[25] < Duration::from_micros(500), "{errors:?}");
             pacer.until(Instant::now()).await.unwrap();
         });
     }

@@ -376,7 +376,7 @@ fn an_endpoint_that_does_not_answer_is_timed_out() {
             seen.set(true);
         })
         .await;
-        let edge = edge(&origin).await;
+        let edge = edge(&origin).await.hasty();
         let failure = edge.get().await.unwrap_err();
         assert_eq!(failure.refusal, Refusal::UpstreamTimeout);
         assert_eq!(edge.summary(0).failures_total, 1);
@@ -393,7 +393,7 @@ fn a_stalled_body_is_timed_out() {
             peer.closed().await;
         })
         .await;
-        let edge = edge(&origin).await;
+        let edge = edge(&origin).await.hasty();
         let response = edge.get().await.unwrap();
         assert_eq!(collect(response.body).await, Err(Refusal::UpstreamBodyTimeout));
     });
@@ -411,7 +411,7 @@ fn a_slow_but_steady_body_is_not_timed_out() {
             }
         })
         .await;
-        let edge = edge(&origin).await;
+        let edge = edge(&origin).await.hasty();
         assert_eq!(edge.fetch().await, (200, "xxxxxx".into()));
     });
 }
@@ -425,7 +425,7 @@ fn a_client_that_uploads_slowly_does_not_time_the_endpoint_out() {
             peer.write(OK).await;
         })
         .await;
-        let edge = edge(&origin).await;
+        let edge = edge(&origin).await.hasty();
         let (feeder, body) = TestBody::fed();
         let fed = async {
             feeder.data("one");
