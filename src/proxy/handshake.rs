@@ -142,6 +142,8 @@ impl Begun {
         server_name: Option<&Hostname>,
         waited: Duration,
     ) -> Begun {
+        // First: whatever happens, the place is given back.
+        let place = Place(proxy.clone());
         let live = proxy.live();
         let site = server_name.and_then(|name| live.site(name.as_str())).map(|(site, _)| &**site);
         let config = live.snapshot.certs.server_config(certificate::tls_policy(site));
@@ -152,7 +154,7 @@ impl Begun {
             tls: site.map(|site| site.tls.clone()),
             at,
             until: at + left + ROUND_TRIPS,
-            _place: Place(proxy.clone()),
+            _place: place,
         }
     }
 
@@ -255,4 +257,101 @@ fn count(proxy: &Proxy, result: HandshakeResult, settled: Option<Settled>, elaps
     let resumed = settled.is_some_and(|settled| settled.resumed);
     let resumption = if resumed { Resumption::Resumed } else { Resumption::Full };
     proxy.metrics.handshake(HandshakeOutcome { result, version, resumption }, elapsed);
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::server::{ClientHello, ResolvesServerCert};
+    use rustls::sign::CertifiedKey;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::accesslog::{AccessLog, Format, Target};
+    use crate::metrics::Metrics;
+
+    /// A defect of ours in the middle of a handshake.
+    #[derive(Debug)]
+    struct Defective;
+
+    impl ResolvesServerCert for Defective {
+        fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            panic!("injected: no certificate can be chosen")
+        }
+    }
+
+    fn defective() -> Arc<rustls::ServerConfig> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        Arc::new(config.with_no_client_auth().with_cert_resolver(Arc::new(Defective)))
+    }
+
+    /// A proxy without sites, in which one handshake at a time may be under way.
+    fn proxy() -> Arc<Proxy> {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["sites", "certs"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let main = folder.path().join("sluss.toml");
+        std::fs::write(&main, "runtime.threads = 1\nqueues.handshake_concurrency = 1\n").unwrap();
+        let snapshot = crate::config::load(&main, None).snapshot.expect("a configuration");
+        let access = AccessLog::new(Format::Text, Target::Off, 1).unwrap();
+        Proxy::new(snapshot, Metrics::new(1), Arc::new(access))
+    }
+
+    /// A connection whose client has sent its hello.
+    async fn said_hello() -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let name = "a.test".try_into().unwrap();
+        let mut hello = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        let client = TcpStream::connect(address).await.unwrap();
+        let mut client = client.into_std().unwrap();
+        client.set_nonblocking(false).unwrap();
+        hello.write_tls(&mut client).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let (stream, from) = listener.accept().await.unwrap();
+        stream.readable().await.unwrap();
+        (Socket::new(stream, from, address), TcpStream::from_std(client).unwrap())
+    }
+
+    fn push(proxy: &Proxy, socket: Socket) -> oneshot::Receiver<Result<Stepped, Refusal>> {
+        let (item, stepped) = Waiting::new(Next::Begin(socket, None));
+        let since = Instant::now();
+        let customer = CustomerId::parse("a").unwrap();
+        let entry = Entry { customer, weight: 1, cost: 1, since, item };
+        assert!(proxy.handshakes.push(entry).is_empty());
+        stepped
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_handshake_costs_that_connection_alone() {
+        let proxy = proxy();
+        let (socket, _client) = said_hello().await;
+        // Takes the only place, as a handshake thread would, and meets the defect at the next step.
+        let _first = push(&proxy, socket);
+        let (waiting, waited) = proxy.handshakes.next(Waiting::turn_away);
+        let Next::Begin(socket, _) = waiting.next else { panic!("it has not begun") };
+        let (spare, _client) = said_hello().await;
+        let mut begun = Begun::new(&proxy, spare, None, waited);
+        begun.handshake = tls::Handshake::begin(defective(), socket);
+        let (waiting, stepped) = Waiting::new(Next::GoOn(Box::new(begun)));
+        proxy.handshakes.go_on(waiting);
+        let worker = proxy.clone();
+        // Works for as long as the test's process runs.
+        std::thread::spawn(move || work(&worker));
+        assert!(stepped.await.is_err(), "its connection is told that nothing will come");
+
+        let (socket, _client) = said_hello().await;
+        let next = push(&proxy, socket).await.expect("the thread works on, and the place is free");
+        // No site has the name, so TLS refuses it; what counts is that it was looked at.
+        assert!(next.is_ok());
+    }
 }
