@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use crate::support::authority::authority;
 use crate::support::origin::{nobody, ok};
 use crate::support::tools::{run, tool};
+use crate::support::websocket;
 use crate::support::{Edge, Origin, eventually, pattern};
 
 /// curl set up for the edge, trusting its authority.
@@ -51,6 +52,33 @@ fn curl_sees_that_a_download_was_cut() {
         assert!(!good, "{version}: {told}");
         assert!(b"hello".starts_with(&out), "{version}: {out:?}");
     }
+}
+
+/// curl knows no WebSocket in this version; what it shows is the 101 and the bytes behind it.
+#[test]
+fn curl_upgrades_and_reads_on() {
+    let origin = Origin::scripted(|mut connection| {
+        let request = connection.head().unwrap();
+        let key = request.field("sec-websocket-key").unwrap();
+        connection.send(format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {}\r\n\r\n",
+            websocket::accept(key)
+        ));
+        connection.send(websocket::frame(websocket::TEXT, b"Hello", None));
+        connection.send(websocket::frame(websocket::CLOSE, &[3, 232], None));
+    });
+    let edge = Edge::before(origin.url());
+    let Some(mut curl) = curl(&edge) else { return };
+    curl.args(["--http1.1", "-i", "-N", "-H", "Connection: Upgrade", "-H", "Upgrade: websocket"])
+        .args(["-H", "Sec-WebSocket-Version: 13"])
+        .args(["-H", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "https://a.test/chat"]);
+    let (_, out, told) = run(&mut curl);
+    let text = String::from_utf8_lossy(&out).to_lowercase();
+    assert!(text.starts_with("http/1.1 101 switching protocols\r\n"), "{text} {told}");
+    assert!(text.contains("\r\nsec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"), "{text}");
+    let frames = b"\x81\x05Hello\x88\x02\x03\xe8";
+    assert!(out.ends_with(frames), "{out:?} {told}");
 }
 
 #[test]
