@@ -74,6 +74,9 @@ pub enum Refusal {
     /// The connection's certificate does not cover the host (RFC 9110 7.4).
     #[error("the connection's certificate does not cover the host")]
     Misdirected,
+    /// An OPTIONS or TRACE that may be forwarded no further (RFC 9110 7.6.2).
+    #[error("the request may be forwarded no further")]
+    MaxForwards,
     /// The request body is larger than the site allows.
     #[error("the request body is larger than the site allows")]
     BodyTooLarge,
@@ -160,6 +163,7 @@ impl Refusal {
         Refusal::HeadTooLarge,
         Refusal::UnknownHost,
         Refusal::Misdirected,
+        Refusal::MaxForwards,
         Refusal::BodyTooLarge,
         Refusal::BodyTimeout,
         Refusal::BodyMalformed,
@@ -200,6 +204,7 @@ impl Refusal {
             Refusal::HeadTooLarge => "head-too-large",
             Refusal::UnknownHost => "unknown-host",
             Refusal::Misdirected => "misdirected",
+            Refusal::MaxForwards => "max-forwards",
             Refusal::BodyTooLarge => "body-too-large",
             Refusal::BodyTimeout => "body-timeout",
             Refusal::BodyMalformed => "body-malformed",
@@ -234,6 +239,7 @@ impl Refusal {
             | Refusal::HeadTooLarge
             | Refusal::UnknownHost
             | Refusal::Misdirected
+            | Refusal::MaxForwards
             | Refusal::BodyTooLarge
             | Refusal::BodyTimeout
             | Refusal::BodyMalformed
@@ -284,6 +290,7 @@ impl Refusal {
             Refusal::Http2Flood | Refusal::RequestRate => Some(429),
             Refusal::HeadTooLarge => Some(431),
             Refusal::ClientGone | Refusal::ClientStalled => Some(499),
+            Refusal::MaxForwards => Some(501),
             Refusal::UpstreamConnect
             | Refusal::UpstreamClosed
             | Refusal::UpstreamHeadMalformed
@@ -302,6 +309,7 @@ impl Refusal {
         match self {
             Refusal::UnknownHost
             | Refusal::Misdirected
+            | Refusal::MaxForwards
             | Refusal::RequestRate
             | Refusal::RequestQueueFull
             | Refusal::RequestDeadline

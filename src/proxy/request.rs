@@ -301,6 +301,9 @@ impl Handler {
         if !self.covers(live, host, site) {
             return Err(Unrouted::Refused(Refusal::Misdirected));
         }
+        if head.forwards_left() == Some(0) {
+            return Err(Unrouted::Refused(Refusal::MaxForwards));
+        }
         Ok(Route { site: site.clone(), state: state.clone() })
     }
 

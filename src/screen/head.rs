@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::framing::Framing;
+use super::framing::{self, Framing};
 use super::known::{self, Role};
 use super::target::Authority;
 
@@ -258,6 +258,15 @@ impl RequestHead {
     /// Whether the client takes trailers.
     pub fn takes_trailers(&self) -> bool {
         self.options.te_trailers
+    }
+
+    /// How often a TRACE or OPTIONS may still be forwarded, where it says so (RFC 9110 7.6.2). At 0
+    /// it is for whoever has received it.
+    pub fn forwards_left(&self) -> Option<u64> {
+        if !matches!(self.method, RequestMethod::Options | RequestMethod::Trace) {
+            return None;
+        }
+        framing::decimal(self.field("max-forwards")?)
     }
 
     /// End-to-end fields in their order: lower-case name, value.

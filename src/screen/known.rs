@@ -19,6 +19,7 @@ pub(super) enum Role {
     Date,
     Expect,
     Host,
+    MaxForwards,
     RequestId,
     Te,
     TransferEncoding,
@@ -113,7 +114,7 @@ known! {
     "keep-alive" Plain HOP | NO_TRAILER;
     "last-modified" Date S;
     "location" Plain S | NO_TRAILER;
-    "max-forwards" Plain S | NO_TRAILER;
+    "max-forwards" MaxForwards S | NO_TRAILER;
     "origin" Plain S;
     "proxy" Plain RESERVED | NO_TRAILER;
     "proxy-authenticate" Plain HOP | NO_TRAILER;

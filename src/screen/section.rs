@@ -219,7 +219,7 @@ impl<'p> Section<'p> {
             return Fate::Dropped;
         }
         match known.role {
-            Role::Plain | Role::Via | Role::RequestId => Fate::Kept,
+            Role::MaxForwards | Role::Plain | Role::RequestId | Role::Via => Fate::Kept,
             Role::Connection | Role::Expect | Role::Te | Role::Upgrade => {
                 self.has_connection_fields = true;
                 Fate::Kept

@@ -59,7 +59,7 @@ impl RequestHead {
             None => storage.authority.write(out),
         }
         out.extend_from_slice(b"\r\n");
-        for field in storage.fields.iter().filter(|field| is_copied(field, storage, forward)) {
+        for field in storage.fields.iter().filter(|field| self.is_copied(field, forward)) {
             out.extend_from_slice(field.line(&storage.text));
         }
         self.forwarding(forward, &mut |name, parts| put(out, name, parts));
@@ -98,7 +98,7 @@ impl RequestHead {
             .uri(uri)
             .body(())?;
         let storage = &self.storage;
-        let copied = storage.fields.iter().filter(|field| is_copied(field, storage, forward));
+        let copied = storage.fields.iter().filter(|field| self.is_copied(field, forward));
         let map = request.headers_mut();
         append_all(map, copied, storage)?;
         let mut refused = None;
@@ -192,6 +192,9 @@ impl RequestHead {
             put,
         );
         put("via", &[via(self.version).as_bytes()]);
+        if let Some(left) = self.forwards_left() {
+            put("max-forwards", &[decimal_text(left.saturating_sub(1), &mut [0; 20])]);
+        }
         put("x-request-id", &[forward.request_id.as_bytes()]);
     }
 
@@ -213,16 +216,19 @@ impl RequestHead {
         parts.extend(own);
         put(name, &parts);
     }
-}
 
-/// Whether a field of a request goes on as it is; the others are written anew or stay behind.
-fn is_copied(field: &Field, storage: &Storage, forward: &Forward<'_>) -> bool {
-    match field.keeping {
-        Keeping::Hop => false,
-        Keeping::EndToEnd => field.role() != Role::RequestId,
-        Keeping::Forwarding => {
-            forward.trusted
-                && !matches!(field.name(&storage.text), b"x-forwarded-for" | b"forwarded")
+    /// Whether a field goes on as it is; the others are written anew or stay behind.
+    fn is_copied(&self, field: &Field, forward: &Forward<'_>) -> bool {
+        match field.keeping {
+            Keeping::Hop => false,
+            Keeping::EndToEnd if field.role() == Role::MaxForwards => {
+                self.forwards_left().is_none()
+            }
+            Keeping::EndToEnd => field.role() != Role::RequestId,
+            Keeping::Forwarding => {
+                let name = field.name(&self.storage.text);
+                forward.trusted && !matches!(name, b"x-forwarded-for" | b"forwarded")
+            }
         }
     }
 }

@@ -22,6 +22,10 @@ pub const HELLO_BYTES_MAX: usize = 2 * (16_384 + RECORD_HEADER);
 const HELLO_BYTES_USUAL: usize = 2_048;
 
 const RECORD_HEADER: usize = 5;
+/// Of a method in front of its blank. RFC 9112 3 asks for no bound; the longest registered one has
+/// 17 bytes.
+const METHOD_BYTES_MAX: usize = 32;
+
 const CONTENT_HANDSHAKE: u8 = 22;
 const HANDSHAKE_CLIENT_HELLO: u8 = 1;
 
@@ -58,14 +62,27 @@ pub enum FirstBytes {
 pub fn parse(bytes: &[u8]) -> FirstBytes {
     let Some(&content) = bytes.first() else { return FirstBytes::Incomplete };
     if content != CONTENT_HANDSHAKE {
-        // A method of RFC 9110 begins with an upper-case letter; TLS content types are 20 to 24.
-        let plain = content.is_ascii_uppercase();
-        return if plain { FirstBytes::PlainHttp } else { FirstBytes::Malformed };
+        return plain_http(bytes);
     }
     match handshake_message(bytes) {
         Ok(Some(body)) => read_body(&body).map_or(FirstBytes::Malformed, FirstBytes::Hello),
         Ok(None) => FirstBytes::Incomplete,
         Err(Malformed) => FirstBytes::Malformed,
+    }
+}
+
+/// A registered method is upper-case letters and `-` with a blank behind; TLS content types are 20
+/// to 24. Other protocols that speak first (`SSH-2.0-`) are no reason for an answer.
+fn plain_http(bytes: &[u8]) -> FirstBytes {
+    let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-');
+    let length = method.count();
+    if bytes[0] == b'-' || length == 0 || length > METHOD_BYTES_MAX {
+        return FirstBytes::Malformed;
+    }
+    match bytes.get(length) {
+        Some(b' ') => FirstBytes::PlainHttp,
+        Some(_) => FirstBytes::Malformed,
+        None => FirstBytes::Incomplete,
     }
 }
 
@@ -284,6 +301,13 @@ mod tests {
     #[test]
     fn what_is_no_hello_is_told_apart() {
         assert_eq!(parse(b"GET / HTTP/1.1\r\n"), FirstBytes::PlainHttp);
+        assert_eq!(parse(b"VERSION-CONTROL / HTTP/1.1\r\n"), FirstBytes::PlainHttp);
+        assert_eq!(parse(b"GET"), FirstBytes::Incomplete);
+        assert_eq!(parse(&[b'A'; METHOD_BYTES_MAX]), FirstBytes::Incomplete);
+        assert_eq!(parse(&[b'A'; METHOD_BYTES_MAX + 1]), FirstBytes::Malformed);
+        assert_eq!(parse(b"SSH-2.0-OpenSSH_9.2\r\n"), FirstBytes::Malformed);
+        assert_eq!(parse(b"-GET / HTTP/1.1\r\n"), FirstBytes::Malformed);
+        assert_eq!(parse(b"get / HTTP/1.1\r\n"), FirstBytes::Malformed);
         assert_eq!(parse(b"\x00\x01"), FirstBytes::Malformed);
         assert_eq!(parse(b"\x16\x02"), FirstBytes::Malformed);
         assert_eq!(parse(b"\x16\x03\x01\x00\x00"), FirstBytes::Malformed);

@@ -80,7 +80,11 @@ fn bytes_that_are_no_hello_are_hung_up_on() {
     let mut stream = edge.tcp();
     stream.write_all(b"\x80\x2e\x01\x00\x02 an SSLv2 hello").unwrap();
     Wire::new(stream).end();
-    eventually("it is counted", || edge.refused("hello-malformed") == 1.0);
+    let mut stream = edge.tcp();
+    stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").unwrap();
+    Wire::new(stream).end();
+    eventually("they are counted", || edge.refused("hello-malformed") == 2.0);
+    assert_eq!(edge.refused("plain-http"), 0.0);
 }
 
 /// The site sees the client that the header names, and only from a trusted network.
@@ -137,6 +141,31 @@ fn forwarding_fields_are_ours_and_a_clients_own_are_dropped() {
     assert!(seen.contains("\nforwarded: "), "{seen}");
     for dropped in ["6.6.6.6", "gopher", "forged", "x-hop", "keep-alive"] {
         assert!(!seen.contains(dropped), "{dropped:?} in {seen}");
+    }
+}
+
+/// RFC 9110 7.6.2: for whom an OPTIONS or TRACE is, and only these.
+#[test]
+fn max_forwards_is_counted_down() {
+    let origin = Origin::echo();
+    let edge = Edge::before(origin.url());
+    let ask = |method: &str, value: &str| {
+        let head = format!("{method} / HTTP/1.1\r\nHost: a.test\r\nMax-Forwards: {value}\r\n\r\n");
+        edge.connect("a.test").ask(head)
+    };
+    for (method, value, seen) in [
+        ("OPTIONS", "7", "6"),
+        ("TRACE", "1", "0"),
+        ("GET", "1", "1"),
+        ("GET", "0", "0"),
+        ("OPTIONS", "many", "many"),
+    ] {
+        let text = ask(method, value).text();
+        assert!(text.contains(&format!("\nmax-forwards: {seen}\n")), "{method} {value}: {text}");
+    }
+    for method in ["OPTIONS", "TRACE"] {
+        let response = ask(method, "0");
+        assert_eq!((response.status(), response.refused()), (501, Some("max-forwards")));
     }
 }
 
