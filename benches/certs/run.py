@@ -11,26 +11,20 @@ Every certificate is ECDSA P-256 with a key of its own and an intermediate. ngin
 each; HAProxy has the folder alone. Needs python3-cryptography, nginx and haproxy. Loopback only; everything
 started here is ended here, by its process id.
 """
-import argparse, datetime, importlib.util, os, pathlib, re, shutil, signal, socket, ssl, statistics, subprocess, sys, tempfile, time
+import argparse, datetime, os, pathlib, re, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 HERE = pathlib.Path(__file__).resolve().parent
-SPEC = importlib.util.spec_from_file_location("peers", HERE.parent / "peers/run.py")
-peers = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(peers)
+sys.path.insert(0, str(HERE.parent / "peers"))
+import peers
 
 RELOADS, RENEWED, PATIENCE = 5, 10, 600
 PEM = serialization.Encoding.PEM
 NAME = x509.oid.NameOID.COMMON_NAME
-CLIENT = ssl.create_default_context()
-CLIENT.check_hostname, CLIENT.verify_mode = False, ssl.CERT_NONE
-
-
-def host(number):
-    return f"customer-{number:06}.example"
+CLIENT, host = peers.CLIENT, peers.site
 
 
 class Authority:

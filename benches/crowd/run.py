@@ -10,13 +10,12 @@ or its p99 more than triples (and 50 ms): a crowd that got in the way would cost
 crowd and origin on CPU 1. Needs nginx, openssl, taskset and a hard limit of 12,500 descriptors. Loopback only;
 everything started here is ended here, by its process id.
 """
-import argparse, importlib.util, json, multiprocessing, os, pathlib, resource, selectors, shutil, signal, socket, ssl, statistics
+import argparse, json, multiprocessing, os, pathlib, resource, selectors, shutil, signal, socket, ssl, statistics
 import sys, tempfile, time, urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
-SPEC = importlib.util.spec_from_file_location("peers", HERE.parent / "peers/run.py")
-peers = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(peers)
+sys.path.insert(0, str(HERE.parent / "peers"))
+import peers
 
 REQUEST = f"GET /1k HTTP/1.1\r\nHost: {peers.HOST}\r\n\r\n".encode()
 
@@ -185,7 +184,7 @@ def main():
     folder = tempfile.mkdtemp(prefix="sluss-crowd-")
     os.chmod(folder, 0o755)
     peers.certificate(folder, "ecdsa", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
-    stage = peers.Peers(folder, "ecdsa")
+    stage = peers.Peers(folder, "ecdsa", ARGS.sluss)
     origin = stage.start_origin()
     conf, harmed = None, False
     original = stage.spawn
@@ -219,5 +218,4 @@ if __name__ == "__main__":
     parser.add_argument("--hellos", type=int, default=2_000)
     parser.add_argument("--seconds", type=float, default=4)
     ARGS = parser.parse_args()
-    peers.ARGS = ARGS
     main()

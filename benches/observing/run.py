@@ -12,7 +12,7 @@ reported). Counters cannot be turned off: `cargo bench --bench observing` has th
 import argparse, json, os, pathlib, shutil, signal, statistics, sys, tempfile, threading, urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "peers"))
-import run as peers
+import peers, scenarios
 
 
 def cpu_seconds(pid):
@@ -60,7 +60,7 @@ threads = 1
         if self.name != "off":
             watcher.start()
         before = cpu_seconds(self.child.pid)
-        count = peers.h2load(self.port, self.path, *shape, "-D", str(seconds), "--warm-up-time", "0")
+        count = scenarios.h2load(self.port, self.path, *shape, "-D", str(seconds), "--warm-up-time", "0").count
         cost = (cpu_seconds(self.child.pid) - before) * 1e6 / count
         self.stop.set()
         if self.name != "off":
@@ -80,7 +80,7 @@ def main():
     os.chmod(folder, 0o755)  # nginx reads its files as another user
     try:
         peers.certificate(folder, "ecdsa", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
-        site = peers.Peers(folder, "ecdsa")
+        site = peers.Peers(folder, "ecdsa", ARGS.sluss)
         (pathlib.Path(folder) / "www").mkdir()
         (pathlib.Path(folder) / "www/1k").write_bytes(b"x" * 1024)
         conf = peers.NGINX_HEAD.format(d=folder, n="origin") + f"""

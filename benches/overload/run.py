@@ -12,12 +12,11 @@ handshakes a second when far more are offered), then each step offers a multiple
 sluss with a queue that holds all and lets nobody go: what a check must be able to find. Needs nginx,
 haproxy, openssl and taskset; loopback only; everything started here is ended here, by its process id.
 """
-import argparse, importlib.util, json, os, pathlib, shutil, signal, subprocess, sys, tempfile, time, urllib.request
+import argparse, json, os, pathlib, shutil, signal, subprocess, sys, tempfile, time, urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
-SPEC = importlib.util.spec_from_file_location("peers", HERE.parent / "peers/run.py")
-peers = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(peers)
+sys.path.insert(0, str(HERE.parent / "peers"))
+import peers
 
 # Between two steps: the goal is that two seconds after a flood everything is as before.
 SETTLE = 2
@@ -107,7 +106,7 @@ def main():
     os.chmod(folder, 0o755)
     peers.certificate(folder, "ecdsa", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
     peers.certificate(folder, "rsa", "rsa:2048")
-    stage = peers.Peers(folder, ARGS.key)
+    stage = peers.Peers(folder, ARGS.key, ARGS.sluss)
     origin = stage.start_origin()
     names = ["sluss"] if ARGS.quick else ARGS.only or ["sluss", "control", *filter(shutil.which, ("nginx", "haproxy"))]
     try:
@@ -133,5 +132,4 @@ if __name__ == "__main__":
     ARGS = parser.parse_args()
     if ARGS.quick:
         ARGS.steps, ARGS.seconds = [2], 2
-    peers.ARGS = ARGS
     main()

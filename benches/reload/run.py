@@ -7,12 +7,11 @@
 Fails where any request failed, the download's bytes differ, or resident memory grew by more than 5 % after the
 first ten reloads. Loopback only; everything started here is ended here, by its process id.
 """
-import argparse, hashlib, importlib.util, json, os, pathlib, shutil, signal, subprocess, sys, tempfile, threading, time, urllib.request
+import argparse, hashlib, json, os, pathlib, shutil, signal, subprocess, sys, tempfile, threading, time, urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
-SPEC = importlib.util.spec_from_file_location("peers", HERE.parent / "peers/run.py")
-peers = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(peers)
+sys.path.insert(0, str(HERE.parent / "peers"))
+import peers
 
 
 def generation(base):
@@ -35,7 +34,7 @@ def main():
     folder = tempfile.mkdtemp(prefix="sluss-reload-")
     os.chmod(folder, 0o755)
     peers.certificate(folder, "ecdsa", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
-    stage = peers.Peers(folder, "ecdsa")
+    stage = peers.Peers(folder, "ecdsa", ARGS.sluss)
     origin = stage.start_origin()
     port, child = stage.sluss()
     base = f"{folder}/sluss"
@@ -86,5 +85,4 @@ if __name__ == "__main__":
     parser.add_argument("--reloads", type=int, default=1000)
     parser.add_argument("--seconds", type=int, default=30)
     ARGS = parser.parse_args()
-    peers.ARGS = ARGS
     main()

@@ -208,7 +208,7 @@ def main():
     folder = tempfile.mkdtemp(prefix="sluss-thursday-")
     os.chmod(folder, 0o755)
     peers.certificate(folder, "rsa", "rsa:2048")
-    stage = peers.Peers(folder, "rsa")
+    stage = peers.Peers(folder, "rsa", ARGS.sluss)
     origin = stage.start_origin()
     results = {}
     try:
@@ -248,5 +248,5 @@ if __name__ == "__main__":
     ARGS = parser.parse_args()
     if ARGS.quick:
         ARGS.steps, ARGS.seconds = [5], 3
-    peers.ARGS = overload.ARGS = ARGS
+    overload.ARGS = ARGS
     main()

@@ -403,7 +403,7 @@ fn report(plan: &Plan, began: SystemTime, cpu: Duration, parts: &[Finished]) -> 
     };
     Report {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        began: humantime::format_rfc3339_seconds(began).to_string(),
+        began: humantime::format_rfc3339_millis(began).to_string(),
         target: format!(
             "{scheme}://{}{}{} at {}",
             url.host, url.port_suffix, url.path, plan.target.address

@@ -1,0 +1,202 @@
+"""Results -> tables and plots. No measuring here; `check()` tests it."""
+import html, pathlib, statistics, sys, xml.etree.ElementTree
+
+from peers import KNOWN
+
+BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
+# One plot each, of these scenarios.
+PLOTS = {
+    "requests": ("h1", "h2"),
+    "handshakes": ("handshake-ecdsa", "handshake-rsa", "handshake-calm", "resumed"),
+    "content": ("bodies", "uploads", "websocket-100", "websocket-4k"),
+    "memory": ("idle",),
+    "sites": ("sites", "sites-new"),
+    "latency": ("p99-shared", "p99-own"),
+}
+# In the plots' own units.
+WIDTH, NAME, VALUE, BAR, GAP, TITLE = 640, 130, 110, 16, 6, 34
+STYLE = """
+  text { font: 13px system-ui, sans-serif; fill: #1f2328 } .title { font-weight: 600 } .value, .unit { fill: #59636e }
+  .bar { fill: #8c959f } .sluss { fill: #0969da } .spread { stroke: #1f2328; stroke-width: 1.5 }
+  @media (prefers-color-scheme: dark) {
+    text { fill: #e6edf3 } .value, .unit { fill: #9198a1 } .bar { fill: #6e7681 } .sluss { fill: #4493f8 } .spread { stroke: #e6edf3 }
+  }"""
+
+
+def title(name):
+    return KNOWN[name].title if name in KNOWN else name
+
+
+def column(rounds, key):
+    return [one[key] for one in rounds if one.get(key) is not None]
+
+
+def middle(rounds, key):
+    return statistics.median(values) if (values := column(rounds, key)) else None
+
+
+def short(value):
+    """Three digits, no more."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def medians(found):
+    return {name: middle(rounds, "figure") for name, rounds in found["rows"].items()}
+
+
+def unit(found):
+    return found["figure"] if found["figure"] == "p99 ms" else f"{found['figure']} by {found['unit']}"
+
+
+def to_the_best(found):
+    """The median of sluss over that of the best peer, where both are there."""
+    others = medians(found)
+    mine = others.pop("sluss", None)
+    return mine / min(others.values()) if mine is not None and others else None
+
+
+# What stands beside the figure: heading and key.
+BESIDE = (("a second", "rate"), ("CPU µs", "cpu"), ("p50 ms", "p50"), ("p99 ms", "p99"), ("p99.9 ms", "p999"), ("MiB resident", "resident"))
+
+
+def detail(found):
+    """Heading and rows of a scenario's table, the best first."""
+    figure = {"p99 ms": "p99", "CPU µs": "cpu"}.get(found["figure"])
+    beside = [(head, key) for head, key in BESIDE if key != figure and any(column(r, key) for r in found["rows"].values())]
+    rows = []
+    for name, value in sorted(medians(found).items(), key=lambda one: one[1]):
+        rounds = found["rows"][name]
+        all_ = column(rounds, "figure")
+        spread = f"{short(min(all_))} to {short(max(all_))}"
+        notes = "; ".join(sorted({one["notes"] for one in rounds if one.get("notes")}))
+        rows.append([title(name), short(value), spread, *(short(middle(rounds, key)) for _, key in beside), notes])
+    heads = ["", unit(found), "spread", *(head for head, _ in beside), "to note"]
+    if not any(row[-1] for row in rows):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
+    return heads, rows
+
+
+def text(found):
+    """A scenario's table for the terminal."""
+    heads, rows = detail(found)
+    widths = [max(len(row[at]) for row in [heads, *rows]) for at in range(len(heads))]
+    lines = ["  " + "  ".join(cell.ljust(width) if at == 0 else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths)))
+             for row in [heads, *rows]]
+    ratio = to_the_best(found)
+    closing = [f"  sluss: {ratio:.2f} x the best peer"] if ratio else []
+    return "\n".join([f"  {found['title']}", *lines, *closing])
+
+
+def markdown_table(heads, rows):
+    return "\n".join("| " + " | ".join(row) + " |" for row in [heads, ["---"] * len(heads), *rows])
+
+
+def overview(scenarios):
+    names = sorted({name for found in scenarios.values() for name in found["rows"]}, key=["sluss", *KNOWN].index)
+    rows = []
+    for found in scenarios.values():
+        figures = medians(found)
+        best = min((v for n, v in figures.items() if n != "sluss"), default=None)
+        cells = [f"*{short(v)}*" if (v := figures.get(name)) == best and v is not None and name != "sluss" else short(v) for name in names]
+        ratio = to_the_best(found)
+        rows.append([f"{found['title']}: {unit(found)}", *cells, f"**{ratio:.2f}**" if ratio else ""])
+    return markdown_table(["", *map(title, names), "sluss to the best"], rows)
+
+
+def markdown(results, folder):
+    """What stands between the markers; the plots lie in `folder`."""
+    last = results["runs"][-1]
+    rounds = max(len(r) for found in results["scenarios"].values() for r in found["rows"].values())
+    dates = sorted({found["date"] for found in results["scenarios"].values()})
+    versions = "; ".join(f"{title(name)} {version}" for name, version in last["versions"].items())
+    parts = [f"Measured on {' and '.join(dates)}: {last['machine']}. {versions}. Medians of {rounds} interleaved rounds; the best peer "
+             "is in italics; the last column is sluss to that peer, below 1 is ahead.",
+             "\n".join(f"    {command}" for command in dict.fromkeys(run["command"] for run in results["runs"])),
+             overview(results["scenarios"])]
+    for plot, keys in PLOTS.items():
+        if any(key in results["scenarios"] for key in keys):
+            parts.append(f"![{plot}: sluss and its peers]({folder}/{plot}.svg)")
+    for found in results["scenarios"].values():
+        parts.append(f"<details><summary>{html.escape(found['title'])}</summary>\n\n{markdown_table(*detail(found))}\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def panel(found, top):
+    """Bars of one scenario from `top` down; its height."""
+    figures = sorted(medians(found).items(), key=lambda one: one[1])
+    most = max(max(column(rounds, "figure")) for rounds in found["rows"].values()) or 1
+    scale = (WIDTH - NAME - VALUE) / most
+    out = [f'<text class="title" x="8" y="{top + 18}">{html.escape(found["title"])}</text>',
+           f'<text class="unit" x="{WIDTH - 8}" y="{top + 18}" text-anchor="end">{html.escape(unit(found))}</text>']
+    y = top + TITLE
+    for name, value in figures:
+        all_ = column(found["rows"][name], "figure")
+        low, high, middle_y = NAME + min(all_) * scale, NAME + max(all_) * scale, y + BAR / 2
+        out += [f'<text x="{NAME - 8}" y="{y + 13}" text-anchor="end">{html.escape(title(name))}</text>',
+                f'<rect class="{"sluss" if name == "sluss" else "bar"}" x="{NAME}" y="{y}" width="{max(1, value * scale):.1f}" height="{BAR}" rx="2"/>',
+                f'<line class="spread" x1="{low:.1f}" x2="{high:.1f}" y1="{middle_y}" y2="{middle_y}"/>',
+                f'<text class="value" x="{max(high, NAME + value * scale) + 6:.1f}" y="{y + 13}">{short(value)}</text>']
+        y += BAR + GAP
+    return out, y - top + 10
+
+
+def plot(scenarios):
+    """Panels below each other, each with its own scale from zero: shorter is better; the line is the spread."""
+    body, top = [], 0
+    for found in scenarios:
+        lines, height = panel(found, top)
+        body += lines
+        top += height
+    body.append(f'<text class="unit" x="8" y="{top + 14}">Medians; the line is the spread over the rounds. Shorter is better.</text>')
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top + 24}" role="img"><style>{STYLE}</style>\n'
+            + "\n".join(body) + "\n</svg>\n")
+
+
+def between_markers(document, content):
+    begin, end = document.find(BEGIN), document.find(END)
+    if begin < 0 or end < begin:
+        sys.exit(f"the document lacks the lines '{BEGIN}' and '{END}', between which the tables go")
+    return document[:begin] + BEGIN + "\n" + content + "\n" + document[end:]
+
+
+def render(results, path):
+    if not path:
+        print(markdown(results, "performance"))
+        return
+    path = pathlib.Path(path)
+    folder = path.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    path.write_text(between_markers(path.read_text(), markdown(results, folder.name)))
+    for name, keys in PLOTS.items():
+        if some := [results["scenarios"][key] for key in keys if key in results["scenarios"]]:
+            (folder / f"{name}.svg").write_text(plot(some))
+
+
+def check():
+    """Tests tables and plots with figures that are made up."""
+    def rounds(*figures):
+        return [{"figure": value, "cpu": value, "rate": 1000.0, "p50": 1.0, "p99": 2.0, "p999": None, "resident": 9.9, "notes": ""}
+                for value in figures]
+    found = {"title": "HTTP/1.1 <1 KiB>", "unit": "request", "figure": "CPU µs", "date": "2026-01-01", "seconds": 1,
+             "rows": {"nginx": rounds(20.0, 30.0, 22.0), "sluss": rounds(11.0, 10.0, 15.0), "sozu": rounds(120.0)}}
+    results = {"runs": [{"machine": "M", "versions": {"sluss": "0.1"}, "command": "run.py"}], "scenarios": {"h1": found}}
+    assert medians(found) == {"nginx": 22.0, "sluss": 11.0, "sozu": 120.0}
+    assert to_the_best(found) == 0.5
+    assert to_the_best({**found, "rows": {"sluss": rounds(1.0)}}) is None
+    assert [row[:3] for row in detail(found)[1]][0] == ["sluss", "11.0", "10.0 to 15.0"]
+    assert "p99.9" not in text(found) and "0.50 x the best peer" in text(found)
+    made = markdown(results, "performance")
+    assert "| 11.0 | *22.0* | 120 | **0.50** |" in made and "&lt;1 KiB&gt;" in made and "(performance/requests.svg)" in made
+    once = between_markers(f"before\n{BEGIN}\nold\n{END}\nafter\n", made)
+    assert once == between_markers(once, made) and "old" not in once and once.startswith("before\n") and once.endswith("\nafter\n")
+    root = xml.etree.ElementTree.fromstring(plot([found, found]))
+    width, height = map(float, root.get("viewBox").split()[2:])
+    bars = [one for one in root.iter("{http://www.w3.org/2000/svg}rect")]
+    assert len(bars) == 6 and [one.get("class") for one in bars].count("sluss") == 2
+    for bar in bars:
+        assert float(bar.get("x")) + float(bar.get("width")) <= width - VALUE and float(bar.get("y")) + BAR < height
+    longest = max(bars, key=lambda one: float(one.get("width")))
+    assert abs(float(bars[0].get("width")) / float(longest.get("width")) - 11 / 120) < 0.01
+    print("tables and plots are well")
