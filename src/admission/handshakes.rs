@@ -160,6 +160,11 @@ impl<T: Waiting> HandshakeQueue<T> {
         std::iter::from_fn(|| queue.expire(now)).map(refused).collect()
     }
 
+    /// Whether any handshake waits.
+    pub fn is_contended(&self) -> bool {
+        !lock(&self.state).waiting.is_empty()
+    }
+
     /// What the operator is shown.
     pub fn state(&self) -> QueueState {
         let queue = &lock(&self.state).waiting;

@@ -1,18 +1,21 @@
-//! What the kernel tells about our sockets and hands to a new process, where no safe wrapper exists:
+//! What the kernel does for our sockets and hands to a new process, where no safe wrapper exists:
 //! the one file with `unsafe`.
 //!
-//! Nothing here keeps a pointer beyond its call or changes a socket. All functions but one are a
-//! `getsockopt` into a plain structure of integers from `libc`; [`adopt_inherited`] makes a
-//! descriptor that came over exec(2) an owned one.
+//! Nothing here keeps a pointer beyond its call. Most functions are a `getsockopt` into a plain
+//! structure of integers from `libc`, one is a `setsockopt` of an integer; [`adopt_inherited`] makes
+//! a descriptor that came over exec(2) an owned one, and [`watch`] tells the runtime of one.
 
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem::{MaybeUninit, offset_of, size_of};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use libc::{c_int, c_void, socklen_t};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// The kernel's queue of finished TCP handshakes that nobody has accepted yet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -86,6 +89,41 @@ pub fn adopt_inherited(descriptor: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: it is open, and has no owner: owners in this process mark theirs, see above.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Lets a listener hand a connection over once its first bytes are there, or once it has said
+/// nothing for about `seconds` (tcp(7), `TCP_DEFER_ACCEPT`).
+///
+/// # Errors
+/// Of setsockopt(2).
+pub fn defer_accept(listener: impl AsFd, seconds: c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open while `listener` is borrowed; the kernel reads the integer,
+    // which outlives the call, and keeps no pointer.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast::<c_void>(),
+            size_of::<c_int>() as socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets the current runtime wait for a listener's connections, and for nothing else: whoever takes
+/// one does it by accept(2), without troubling the runtime with each.
+///
+/// # Errors
+/// The kernel's, where epoll(7) takes no more.
+///
+/// # Panics
+/// Outside a runtime.
+pub fn watch(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+    // SAFETY: the listener owns its descriptor, which is open and the same until it is dropped; the
+    // `AsyncFd` owns the listener, and gives out shared references alone.
+    let watched = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
+    watched.map_err(|error| error.into_parts().1)
 }
 
 fn tcp_info(socket: impl AsFd) -> io::Result<(libc::tcp_info, usize)> {

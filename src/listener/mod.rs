@@ -13,27 +13,34 @@ pub mod proxy_protocol;
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
+use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// After an error that is not one connection's own, the loop pauses so long: it must not spin.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// A client that connects and says nothing is accepted after so long, and waited for then: the
+/// bounds on hellos, heads and connections act on it.
+const SILENT_SECONDS: i32 = 1;
 
 /// Binds and listens. An address of `[::]` takes IPv4 as well; port 0 takes any free port.
 ///
 /// # Errors
 /// The kernel's; the caller names the address.
-pub fn bind(address: SocketAddr, backlog: u32) -> io::Result<std::net::TcpListener> {
+pub fn bind(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     socket.set_nonblocking(true)?;
-    send_at_once(&SockRef::from(&socket))?;
+    prepare(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())
@@ -43,24 +50,28 @@ pub fn bind(address: SocketAddr, backlog: u32) -> io::Result<std::net::TcpListen
 ///
 /// # Errors
 /// The kernel's.
-pub fn adopt(socket: std::net::TcpListener, backlog: u32) -> io::Result<std::net::TcpListener> {
+pub fn adopt(socket: TcpListener, backlog: u32) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
-    let listener = SockRef::from(&socket);
-    send_at_once(&listener)?;
-    listener.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    prepare(&socket)?;
+    SockRef::from(&socket).listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(socket)
 }
 
 /// A response's last piece must not wait for an acknowledgement (RFC 9293 3.7.4). Linux hands the
 /// option of a listener down to what it accepts: one system call less for each connection.
-fn send_at_once(listener: &SockRef<'_>) -> io::Result<()> {
-    listener.set_tcp_nodelay(true)
+///
+/// Nobody is accepted before the first bytes are there: what a flood costs is mostly being woken,
+/// and asking the kernel to wait, for each of its connections. A kernel that cannot do it (it may be
+/// older, or another's) only wakes us more often.
+fn prepare(listener: &impl AsFd) -> io::Result<()> {
+    let _ = kernel::defer_accept(listener, SILENT_SECONDS);
+    SockRef::from(listener).set_tcp_nodelay(true)
 }
 
 /// What one call of [`Acceptor::next`] came to.
 #[derive(Debug)]
 pub enum Accepted {
-    /// A connection, and who made it.
+    /// A connection in nonblocking mode, and who made it.
     Connection(TcpStream, SocketAddr),
     /// No descriptor was left; a waiting connection was closed at once.
     DescriptorsExhausted,
@@ -69,7 +80,7 @@ pub enum Accepted {
 /// One thread's way to a listener.
 #[derive(Debug)]
 pub struct Acceptor {
-    listener: TcpListener,
+    listener: AsyncFd<TcpListener>,
     /// Given up for a moment to accept, and close, a connection that there is no descriptor for.
     reserve: RefCell<Option<File>>,
 }
@@ -79,16 +90,16 @@ impl Acceptor {
     ///
     /// # Errors
     /// The kernel's, on duplicating the descriptor.
-    pub fn new(listener: &std::net::TcpListener) -> io::Result<Acceptor> {
-        let listener = TcpListener::from_std(listener.try_clone()?)?;
+    pub fn new(listener: &TcpListener) -> io::Result<Acceptor> {
+        let listener = kernel::watch(listener.try_clone()?)?;
         Ok(Acceptor { listener, reserve: RefCell::new(File::open("/dev/null").ok()) })
     }
 
     /// The next connection. *Cancel safe*: a connection not yet returned stays in the kernel.
     pub async fn next(&self) -> Accepted {
         loop {
-            match self.listener.accept().await {
-                Ok((stream, client)) => return Accepted::Connection(stream, canonical(client)),
+            match self.listener.async_io(Interest::READABLE, accept).await {
+                Ok((stream, client)) => return Accepted::Connection(stream, client),
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EMFILE | libc::ENFILE) => {
                         self.turn_one_away();
@@ -103,10 +114,16 @@ impl Acceptor {
         }
     }
 
+    /// A connection that is there already, without waiting and without asking the kernel about
+    /// anything else; errors are left to [`next`](Acceptor::next).
+    pub fn try_next(&self) -> Option<(TcpStream, SocketAddr)> {
+        self.listener.try_io(Interest::READABLE, accept).ok()
+    }
+
     fn turn_one_away(&self) {
         let mut reserve = self.reserve.borrow_mut();
         drop(reserve.take());
-        if let Ok((stream, _)) = SockRef::from(&self.listener).accept() {
+        if let Ok((stream, _)) = SockRef::from(self.listener.get_ref()).accept() {
             // A reset tells the client at once.
             let _ = stream.set_linger(Some(Duration::ZERO));
         }
@@ -114,9 +131,14 @@ impl Acceptor {
     }
 }
 
-/// An IPv4 client of a dual-stack listener is an IPv4 client.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+/// One accept4(2), which makes the connection nonblocking too.
+fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (stream, client) = rustix::net::acceptfrom_with(listener, flags)?;
+    let client = client.and_then(|client| SocketAddr::try_from(client).ok());
+    let client = client.ok_or(io::ErrorKind::ConnectionAborted)?;
+    // An IPv4 client of a dual-stack listener is an IPv4 client.
+    Ok((stream.into(), SocketAddr::new(client.ip().to_canonical(), client.port())))
 }
 
 #[cfg(test)]
@@ -131,7 +153,7 @@ mod tests {
         };
         let port = listener.local_addr().unwrap().port();
         let acceptor = Acceptor::new(&listener).unwrap();
-        let _client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let _client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         match acceptor.next().await {
             Accepted::Connection(accepted, client) => {
                 assert!(client.ip().is_ipv4(), "{client}");

@@ -2,13 +2,11 @@
 //! handshake queue and its handshake, served.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
-
-use tokio::net::TcpStream;
 
 use super::handshake::{self, Admissible, Handshaken};
 use super::request::Handler;
@@ -39,7 +37,7 @@ pub struct Holding {
 
 /// What a listener hands over.
 pub struct Arrival {
-    /// The connection.
+    /// The connection, in nonblocking mode.
     pub stream: TcpStream,
     /// Who made it, as the kernel says.
     pub client: SocketAddr,
@@ -107,7 +105,7 @@ async fn welcome(thread: &Thread, arrival: Arrival) -> Option<Welcomed> {
 /// Names the client: as the kernel does, or a trusted network's PROXY header.
 async fn introduce(
     thread: &Thread,
-    mut stream: TcpStream,
+    stream: TcpStream,
     (client, local): (SocketAddr, Option<SocketAddr>),
 ) -> Result<Socket, Refusal> {
     let local = local.map_or_else(|| stream.local_addr(), Ok);
@@ -120,10 +118,10 @@ async fn introduce(
     }
     let deadline = thread.timers.deadline();
     deadline.arm(live.snapshot.timeouts.hello);
-    let header = deadline.bound(proxy_protocol::read(&mut stream)).await;
-    let introduced = header.map_err(|_| Refusal::ProxyHeader)??;
-    let (client, local) = introduced.addresses.unwrap_or((client, local));
     let mut socket = Socket::new(stream, client, local);
+    let header = deadline.bound(proxy_protocol::read(&mut socket)).await;
+    let introduced = header.map_err(|_| Refusal::ProxyHeader)??;
+    (socket.client, socket.local) = introduced.addresses.unwrap_or((client, local));
     socket.push_back(introduced.rest);
     Ok(socket)
 }
@@ -146,8 +144,8 @@ fn admissible(
     holding: &mut Holding,
 ) -> Result<Admissible, Refusal> {
     // The client began to wait when its last segment came, not when this thread had time.
-    let waited = kernel::since_last_segment(socket).unwrap_or_default();
-    let since = Instant::now() - waited;
+    let waited = socket.descriptor().and_then(|it| kernel::since_last_segment(it).ok());
+    let since = Instant::now() - waited.unwrap_or_default();
     let name = hello.server_name.as_ref().map(Hostname::as_str);
     let site = name.and_then(|name| live.site(name));
     let certs = &live.snapshot.certs;
@@ -229,7 +227,14 @@ pub async fn arrive_plain(thread: Rc<Thread>, arrival: Arrival, https_port: u16)
     }
 }
 
-fn serve_plain(thread: &Rc<Thread>, socket: Socket, holding: Holding, https_port: u16) -> Served {
+fn serve_plain(
+    thread: &Rc<Thread>,
+    mut socket: Socket,
+    holding: Holding,
+    https_port: u16,
+) -> Served {
+    // Failing shows itself to whoever reads.
+    let _ = socket.settle();
     let addresses = (socket.client, socket.local);
     let handler = Handler::plain(thread.clone(), addresses, holding, https_port);
     Box::pin(downstream::h1::serve(socket, &thread.timers, handler))

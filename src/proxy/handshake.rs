@@ -263,7 +263,7 @@ fn count(proxy: &Proxy, result: HandshakeResult, settled: Option<Settled>, elaps
 mod tests {
     use rustls::server::{ClientHello, ResolvesServerCert};
     use rustls::sign::CertifiedKey;
-    use tokio::net::{TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::accesslog::{AccessLog, Format, Target};
@@ -301,8 +301,8 @@ mod tests {
     }
 
     /// A connection whose client has sent its hello.
-    async fn said_hello() -> (Socket, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    fn said_hello() -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
@@ -312,14 +312,12 @@ mod tests {
             .with_no_client_auth();
         let name = "a.test".try_into().unwrap();
         let mut hello = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-        let client = TcpStream::connect(address).await.unwrap();
-        let mut client = client.into_std().unwrap();
-        client.set_nonblocking(false).unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
         hello.write_tls(&mut client).unwrap();
-        client.set_nonblocking(true).unwrap();
-        let (stream, from) = listener.accept().await.unwrap();
-        stream.readable().await.unwrap();
-        (Socket::new(stream, from, address), TcpStream::from_std(client).unwrap())
+        let (stream, from) = listener.accept().unwrap();
+        stream.peek(&mut [0]).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        (Socket::new(stream, from, address), client)
     }
 
     fn push(proxy: &Proxy, socket: Socket) -> oneshot::Receiver<Result<Stepped, Refusal>> {
@@ -334,12 +332,12 @@ mod tests {
     #[tokio::test]
     async fn a_panic_in_a_handshake_costs_that_connection_alone() {
         let proxy = proxy();
-        let (socket, _client) = said_hello().await;
+        let (socket, _client) = said_hello();
         // Takes the only place, as a handshake thread would, and meets the defect at the next step.
         let _first = push(&proxy, socket);
         let (waiting, waited) = proxy.handshakes.next(Waiting::turn_away);
         let Next::Begin(socket, _) = waiting.next else { panic!("it has not begun") };
-        let (spare, _client) = said_hello().await;
+        let (spare, _client) = said_hello();
         let mut begun = Begun::new(&proxy, spare, None, waited);
         begun.handshake = tls::Handshake::begin(defective(), socket);
         let (waiting, stepped) = Waiting::new(Next::GoOn(Box::new(begun)));
@@ -349,7 +347,7 @@ mod tests {
         std::thread::spawn(move || work(&worker));
         assert!(stepped.await.is_err(), "its connection is told that nothing will come");
 
-        let (socket, _client) = said_hello().await;
+        let (socket, _client) = said_hello();
         let next = push(&proxy, socket).await.expect("the thread works on, and the place is free");
         // No site has the name, so TLS refuses it; what counts is that it was looked at.
         assert!(next.is_ok());

@@ -25,6 +25,14 @@ const ORDERS_MAX: usize = 64;
 /// While all places are taken, the accept loop looks this often whether one is free.
 const FULL_PAUSE: Duration = Duration::from_millis(5);
 
+/// While handshakes wait, a thread takes new connections in once in so long: none of them could
+/// begin sooner, and to be woken for each one by itself costs more than to take it in. Far below
+/// what any backlog holds.
+const GATHERING: Duration = Duration::from_millis(1);
+
+/// Connections taken in before others have a turn.
+const TAKEN_MAX: usize = 64;
+
 /// A listening socket of the edge.
 #[derive(Debug)]
 pub struct Listener {
@@ -154,6 +162,13 @@ async fn accept(thread: Rc<Thread>, listener: Arc<Listener>) {
         tokio::select! {
             accepted = acceptor.next() => arrived(&thread, &listener, accepted).await,
             _ = stop.wait_for(|stopped| *stopped) => break,
+        }
+        for _ in 1..TAKEN_MAX {
+            let Some((stream, client)) = acceptor.try_next() else { break };
+            arrived(&thread, &listener, Accepted::Connection(stream, client)).await;
+        }
+        if thread.proxy.handshakes.is_contended() {
+            tokio::time::sleep(GATHERING).await;
         }
     }
     let next = || tokio::time::timeout(Duration::ZERO, acceptor.next());

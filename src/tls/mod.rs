@@ -1,7 +1,7 @@
 //! TLS towards the client: the hello before any crypto, the handshake, and the stream after it.
 //!
 //! A handshake's costly steps run on their own thread, at lower priority than serving; the socket
-//! stays with its serving thread's runtime meanwhile.
+//! stays its serving thread's meanwhile.
 
 pub mod hello;
 pub mod socket;
@@ -71,8 +71,8 @@ impl Handshake {
     }
 
     /// Ready once a step can go on.
-    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.get_ref().map_or(Poll::Ready(()), |socket| socket.poll_ready(cx))
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.get_mut().map_or(Poll::Ready(()), |socket| socket.poll_ready(cx))
     }
 
     /// Whether TLS 1.3 has sent the server's flight. The key exchange and the signature are behind
@@ -100,8 +100,10 @@ impl Settled {
 /// a record can be. Best effort, never waits.
 pub fn alert(socket: &Socket, description: Alert) {
     let record = [21, 3, 3, 0, 2, 2, description as u8];
-    // The send buffer of a connection that has sent nothing is empty: this is one segment.
-    let _ = socket2::SockRef::from(socket).send(&record);
+    if let Some(descriptor) = socket.descriptor() {
+        // The send buffer of a connection that has sent nothing is empty: this is one segment.
+        let _ = socket2::SockRef::from(&descriptor).send(&record);
+    }
 }
 
 /// The alerts sent before a handshake begins (RFC 8446 6.2).

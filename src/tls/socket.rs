@@ -1,12 +1,13 @@
 //! A client's TCP connection.
 //!
-//! It stays registered with its serving thread's runtime for its whole life, and may be polled on
-//! another thread meanwhile: a handshake step reads and writes it there, without a runtime. Bytes
-//! already read from it (the ClientHello, or what followed a PROXY header) are handed out again
-//! first.
+//! It is accepted *fresh*: read and written by its descriptor alone. Its serving thread's runtime
+//! learns of it when it first has to wait for it, and is its home from then on; a connection that
+//! is turned away at once never troubles the runtime. It may be polled on another thread
+//! meanwhile: a handshake step reads and writes it there, without a runtime. Bytes already read
+//! from it (the ClientHello, or what followed a PROXY header) are handed out again first.
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -16,6 +17,7 @@ use bytes::{Buf, Bytes};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 
 /// The content type of an encrypted TLS 1.3 record (RFC 8446 5.2).
 const APPLICATION_DATA: u8 = 23;
@@ -23,7 +25,7 @@ const APPLICATION_DATA: u8 = 23;
 /// A client's TCP connection.
 #[derive(Debug)]
 pub struct Socket {
-    stream: TcpStream,
+    link: Link,
     unread: Bytes,
     /// The client, as the kernel or a trusted PROXY header names it.
     pub client: SocketAddr,
@@ -33,11 +35,21 @@ pub struct Socket {
     write_stalled: bool,
 }
 
+#[derive(Debug)]
+enum Link {
+    /// Known to no runtime.
+    Fresh(std::net::TcpStream),
+    /// At home with its serving thread's runtime.
+    Settled(TcpStream),
+    /// The runtime did not take it.
+    Lost,
+}
+
 impl Socket {
-    /// Takes an accepted connection that lives on the current runtime.
-    pub fn new(stream: TcpStream, client: SocketAddr, local: SocketAddr) -> Socket {
-        let unread = Bytes::new();
-        Socket { stream, unread, client, local, encrypts: false, write_stalled: false }
+    /// Takes an accepted connection in nonblocking mode.
+    pub fn new(stream: std::net::TcpStream, client: SocketAddr, local: SocketAddr) -> Socket {
+        let (link, unread) = (Link::Fresh(stream), Bytes::new());
+        Socket { link, unread, client, local, encrypts: false, write_stalled: false }
     }
 
     /// Bytes to be handed out before those still in the kernel.
@@ -50,34 +62,94 @@ impl Socket {
         self.encrypts
     }
 
-    /// Ready once there is something to read, or room for a write that did not fit.
-    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let ready = match self.write_stalled {
-            true => self.stream.poll_write_ready(cx),
-            false => self.stream.poll_read_ready(cx),
-        };
+    /// Makes it at home with the current runtime, where it is fresh: from now on it can be waited
+    /// for.
+    ///
+    /// # Errors
+    /// The kernel's, where epoll(7) takes no more.
+    ///
+    /// # Panics
+    /// Outside a runtime.
+    pub fn settle(&mut self) -> io::Result<&mut TcpStream> {
+        if let Link::Fresh(_) = self.link
+            && let Link::Fresh(stream) = std::mem::replace(&mut self.link, Link::Lost)
+        {
+            self.link = Link::Settled(TcpStream::from_std(stream)?);
+        }
+        match &mut self.link {
+            Link::Settled(stream) => Ok(stream),
+            Link::Fresh(_) | Link::Lost => Err(io::Error::from(io::ErrorKind::NotConnected)),
+        }
+    }
+
+    /// Does what can be done at once; where nothing can, lets the runtime wait for it. A handshake
+    /// thread has none: there it stays pending, and its serving thread waits by
+    /// [`poll_ready`](Socket::poll_ready).
+    fn poll_io<B, R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut bytes: B,
+        at_once: fn(&std::net::TcpStream, &mut B) -> io::Result<R>,
+        settled: fn(Pin<&mut TcpStream>, &mut Context<'_>, &mut B) -> Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
+        if let Link::Fresh(stream) = &self.link {
+            match at_once(stream, &mut bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+            if Handle::try_current().is_err() {
+                return Poll::Pending;
+            }
+        }
+        match self.settle() {
+            Ok(stream) => settled(Pin::new(stream), cx, &mut bytes),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Ready once there is something to read, or room for a write that did not fit. On the serving
+    /// thread only.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let write_stalled = self.write_stalled;
         // An error shows itself to whoever reads or writes next.
+        let Ok(stream) = self.settle() else { return Poll::Ready(()) };
+        let ready = match write_stalled {
+            true => stream.poll_write_ready(cx),
+            false => stream.poll_read_ready(cx),
+        };
         ready.map(drop)
+    }
+
+    /// The descriptor, for looks and options; `None` where the runtime did not take the connection.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match &self.link {
+            Link::Fresh(stream) => Some(stream.as_fd()),
+            Link::Settled(stream) => Some(stream.as_fd()),
+            Link::Lost => None,
+        }
     }
 
     /// Whether the client has closed or reset the connection: a look that consumes nothing.
     /// One system call.
     pub fn is_gone(&self) -> bool {
-        match SockRef::from(&self.stream).peek(&mut [std::mem::MaybeUninit::uninit()]) {
+        let Some(descriptor) = self.descriptor() else { return true };
+        match SockRef::from(&descriptor).peek(&mut [std::mem::MaybeUninit::uninit()]) {
             Ok(count) => count == 0,
             Err(error) => error.kind() != io::ErrorKind::WouldBlock,
         }
     }
 
     /// Ready once the client has closed or reset the connection; pending while bytes are unread.
+    /// For a connection that has [settled](Socket::settle).
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Link::Settled(stream) = &self.link else { return Poll::Ready(()) };
         loop {
-            if ready!(self.stream.poll_read_ready(cx)).is_err() {
+            if ready!(stream.poll_read_ready(cx)).is_err() {
                 return Poll::Ready(());
             }
             let mut byte = [std::mem::MaybeUninit::uninit()];
-            let peek = || SockRef::from(&self.stream).peek(&mut byte);
-            match self.stream.try_io(Interest::READABLE, peek) {
+            let peek = || SockRef::from(stream).peek(&mut byte);
+            match stream.try_io(Interest::READABLE, peek) {
                 Ok(0) => return Poll::Ready(()),
                 Ok(_) => return Poll::Pending,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -88,19 +160,15 @@ impl Socket {
 
     /// Makes the next close a reset: the peer learns at once, and no state stays in the kernel.
     pub fn reset_on_close(&self) {
-        // Failing only makes the close a polite one.
-        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        if let Some(descriptor) = self.descriptor() {
+            // Failing only makes the close a polite one.
+            let _ = SockRef::from(&descriptor).set_linger(Some(Duration::ZERO));
+        }
     }
 
     fn wrote<T>(&mut self, written: Poll<T>) -> Poll<T> {
         self.write_stalled = written.is_pending();
         written
-    }
-}
-
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
     }
 }
 
@@ -119,7 +187,16 @@ impl AsyncRead for Socket {
             }
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        self.poll_io(
+            cx,
+            buffer,
+            |mut stream, buffer| {
+                let count = stream.read(buffer.initialize_unfilled())?;
+                buffer.advance(count);
+                Ok(())
+            },
+            |stream, cx, buffer| stream.poll_read(cx, buffer),
+        )
     }
 }
 
@@ -130,7 +207,12 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.encrypts = self.encrypts || bytes.first() == Some(&APPLICATION_DATA);
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        let written = self.poll_io(
+            cx,
+            bytes,
+            |mut stream, bytes| stream.write(bytes),
+            |stream, cx, bytes| stream.poll_write(cx, bytes),
+        );
         self.wrote(written)
     }
 
@@ -146,7 +228,12 @@ impl AsyncWrite for Socket {
         }
         self.encrypts =
             self.encrypts || slices.iter().any(|slice| slice.first() == Some(&APPLICATION_DATA));
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        let written = self.poll_io(
+            cx,
+            slices,
+            |mut stream, slices| stream.write_vectored(slices),
+            |stream, cx, slices| stream.poll_write_vectored(cx, slices),
+        );
         self.wrote(written)
     }
 
@@ -154,11 +241,17 @@ impl AsyncWrite for Socket {
         true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    /// The kernel holds nothing back.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        self.poll_io(
+            cx,
+            (),
+            |stream, ()| stream.shutdown(Shutdown::Write),
+            |stream, cx, ()| stream.poll_shutdown(cx),
+        )
     }
 }

@@ -221,7 +221,7 @@ fn an_edge_without_descriptors_refuses_and_recovers() {
         Some(edge.metric("process_open_fds", &[])).filter(|count| *count > 0.0)
     });
     edge.limit_descriptors(open as u64 + 10);
-    let crowd: Vec<_> = (0..40).map(|_| edge.tcp()).collect();
+    let crowd: Vec<_> = (0..40).map(|_| edge.tcp_that_greets()).collect();
     let last = crowd.last().unwrap().try_clone().unwrap();
     let _ = Wire::new(last).rest(); // Closed at once, not left waiting.
     drop(crowd);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -192,6 +192,13 @@ impl Edge {
     /// A TCP connection to the TLS listener.
     pub fn tcp(&self) -> TcpStream {
         tcp(self.https[0])
+    }
+
+    /// A connection that has sent the first byte of a hello, and is accepted for that at once.
+    pub fn tcp_that_greets(&self) -> TcpStream {
+        let mut stream = self.tcp();
+        stream.write_all(&[22]).expect("it is open");
+        stream
     }
 
     /// One GET on a connection of its own.
