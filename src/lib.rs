@@ -2,7 +2,9 @@
 //!
 //! The rooms, in the order in which data passes them; a room imports only those above it.
 
+pub mod background;
 pub mod buffers;
+pub mod identity;
 pub mod names;
 pub mod pem;
 pub mod problem;

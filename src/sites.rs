@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::names::{CustomerId, HostPattern, SiteId};
+use crate::names::{CustomerId, HostPattern, Hostname, SiteId};
 use crate::screen::Policy;
 
 /// One customer's site: everything its file says, resolved.
@@ -217,37 +217,59 @@ impl Site {
 /// All sites of a snapshot.
 #[derive(Debug, Default)]
 pub struct Sites {
-    sites: Vec<Arc<Site>>,
-    exact: HashMap<Box<str>, usize>,
+    sites: Arc<Vec<Arc<Site>>>,
+    hosts: Arc<Hosts>,
+}
+
+/// Positions by host.
+#[derive(Debug, Default)]
+struct Hosts {
+    exact: HashMap<Hostname, u32>,
     /// By the parent of the wildcard.
-    wildcard: HashMap<Box<str>, usize>,
+    wildcard: HashMap<Hostname, u32>,
 }
 
 impl Sites {
     /// Indexes the sites. Where a pattern stands twice the first wins; `config` has told it then.
     pub fn new(sites: Vec<Arc<Site>>) -> Sites {
-        let (mut exact, mut wildcard) = (HashMap::new(), HashMap::new());
-        for (at, site) in sites.iter().enumerate() {
+        let mut hosts = Hosts::default();
+        for (at, site) in (0..).zip(&sites) {
             for pattern in &site.hosts {
-                match pattern {
-                    HostPattern::Exact(host) => exact.entry(host.as_str().into()).or_insert(at),
-                    HostPattern::Wildcard(host) => {
-                        wildcard.entry(host.as_str().into()).or_insert(at)
-                    }
+                let (map, host) = match pattern {
+                    HostPattern::Exact(host) => (&mut hosts.exact, host),
+                    HostPattern::Wildcard(parent) => (&mut hosts.wildcard, parent),
                 };
+                map.entry(host.clone()).or_insert(at);
             }
         }
-        Sites { sites, exact, wildcard }
+        Sites { sites: Arc::new(sites), hosts: Arc::new(hosts) }
+    }
+
+    /// As [`new`](Sites::new); where all are those of `previous`, its index is shared.
+    pub fn following(sites: Vec<Arc<Site>>, previous: Option<&Sites>) -> Sites {
+        let same = |previous: &&Sites| {
+            previous.sites.len() == sites.len()
+                && previous.sites.iter().zip(&sites).all(|(one, other)| Arc::ptr_eq(one, other))
+        };
+        match previous.filter(same) {
+            Some(previous) => {
+                Sites { sites: previous.sites.clone(), hosts: previous.hosts.clone() }
+            }
+            None => Sites::new(sites),
+        }
     }
 
     /// The position of the site that serves `host` (canonical text); positions hold for this
     /// snapshot alone.
     pub fn position(&self, host: &str) -> Option<usize> {
-        if let Some(at) = self.exact.get(host) {
-            return Some(*at);
+        if let Some(at) = self.hosts.exact.get(host) {
+            return Some(*at as usize);
         }
         let (label, parent) = host.split_once('.')?;
-        if label.is_empty() { None } else { self.wildcard.get(parent).copied() }
+        if label.is_empty() {
+            return None;
+        }
+        self.hosts.wildcard.get(parent).map(|at| *at as usize)
     }
 
     /// The site that serves `host` (canonical text).

@@ -15,7 +15,17 @@ use sluss::screen::Rule;
 /// The rooms from the bottom up. A room imports lower lines only; rooms of one line do not know
 /// each other.
 const LAYERS: &[&[&str]] = &[
-    &["buffers", "names", "pem", "problem", "refusal", "shards", "timers"],
+    &[
+        "background",
+        "buffers",
+        "identity",
+        "names",
+        "pem",
+        "problem",
+        "refusal",
+        "shards",
+        "timers",
+    ],
     &["queue", "screen", "sizing"],
     &["accesslog", "alarms", "certs", "findings", "heads", "metrics", "sites"],
     &["admission", "config", "downstream", "listener", "tls", "upstream"],

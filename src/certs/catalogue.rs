@@ -11,8 +11,6 @@ use std::fmt;
 use std::hash::BuildHasherDefault;
 use std::mem;
 use std::sync::Arc;
-use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::SignatureScheme;
 
@@ -20,13 +18,12 @@ use super::certificate::Certificate;
 use super::defect::Defect;
 use super::host_key::{HostKey, HostMap};
 use super::identity::Identity;
+use crate::background::drop_aside;
+use crate::identity::unix_now;
 use crate::names::HostPattern;
 
 /// So many are given back in less time than a thread takes to start.
 const ENTRIES_DROPPED_IN_PLACE_MAX: usize = 500;
-
-/// The handshake threads stand at 10.
-const NICE_LOWEST: i32 = 19;
 
 /// A certificate as a load found it.
 #[derive(Debug)]
@@ -60,12 +57,6 @@ impl Entry {
         let until = self.kept.as_ref().and_then(|kept| kept.until);
         until.is_none_or(|until| unix_now() < until)
     }
-}
-
-/// Unix seconds.
-pub(super) fn unix_now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// A certificate that is not used for some hosts because another is.
@@ -259,20 +250,8 @@ impl Drop for Catalogue {
         if self.entries.len() < ENTRIES_DROPPED_IN_PLACE_MAX {
             return;
         }
-        let parts = (mem::take(&mut self.entries), mem::take(&mut self.hosts));
-        // Where there is no thread to be had, the closure and what it holds are dropped here.
-        let _ = thread::Builder::new().name("sluss-certs".into()).spawn(move || {
-            lowest_priority();
-            drop(parts);
-        });
+        drop_aside((mem::take(&mut self.entries), mem::take(&mut self.hosts)));
     }
-}
-
-/// The calling thread takes from now on only what others leave. Not being allowed to is no reason
-/// to stop.
-pub(super) fn lowest_priority() {
-    // None is the calling thread: Linux has the priority by thread (setpriority(2), BUGS).
-    let _ = rustix::process::setpriority_process(None, NICE_LOWEST);
 }
 
 /// A hundred thousand certificates are not for printing.

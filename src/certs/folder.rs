@@ -14,7 +14,8 @@ use zeroize::Zeroizing;
 
 use super::certificate::Layout;
 use super::defect::{Defect, Found, Part};
-use super::identity::{FileIdentity, Identity};
+use super::identity::Identity;
+use crate::identity::FileIdentity;
 
 /// A chain of ten RSA-4096 certificates with their text forms stays below a quarter of it.
 const FILE_BYTES_MAX: u64 = 256 * 1024;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use super::catalogue::{Catalogue, Entry, Kept, lowest_priority, unix_now};
+use super::catalogue::{Catalogue, Entry, Kept};
 use super::defect::{Defect, Found, Part};
 use super::folder::{self, Folder, Listing};
 use super::read::{self, KeyCheck, Reader};
@@ -25,6 +25,8 @@ use super::server_config::Configs;
 use super::summary;
 use super::tickets::Tickets;
 use super::{CertSettings, CertStore, Depth, Loaded};
+use crate::background::lowest_priority;
+use crate::identity::unix_now;
 use crate::problem::{Problem, Severity};
 
 /// Up to so many keys a cold start takes apart at once: a few tens of milliseconds.

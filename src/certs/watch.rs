@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::stat;
 
 use super::CertSettings;
-use super::catalogue::lowest_priority;
 use super::folder::Folder;
-use super::identity::FileIdentity;
+use crate::background::lowest_priority;
+use crate::identity::FileIdentity;
 
 /// Certbot writes a certificate's files within milliseconds of each other; copies take longer.
 const PAUSE_MIN: Duration = Duration::from_secs(2);

@@ -5,31 +5,23 @@
 //! with a mistake refuses the whole; a site's mistake concerns that site alone.
 
 use std::fs;
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::file::{self, MainFile, QueueValues};
 use super::process;
 use super::report::{Changes, Difference};
-use super::resolve::{self, Chosen, ReadSite};
-use super::screening::Headers;
-use super::{Places, Snapshot, site_file};
+use super::resolve::{self, Chosen};
+use super::site_folder::{self, SiteFiles};
+use super::{Places, Snapshot};
+use crate::background::lowest_priority;
 use crate::certs::{self, CertSettings, CertStore, Depth};
-use crate::names::SiteId;
 use crate::problem::{Problem, Severity};
 use crate::sites::Sites;
 
 /// No file a person writes comes near; what is larger is not a configuration.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-
-/// More readers than this only wait for the same disk.
-const READERS_MAX: usize = 8;
-
-/// The lowest priority there is; handshake threads stand at 10.
-const BACKGROUND_NICE: i32 = 19;
 
 /// What became of an attempt to load.
 #[derive(Debug, Default)]
@@ -59,8 +51,7 @@ pub fn load(path: &Path, previous: Option<&Snapshot>) -> Outcome {
 fn in_background<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let worker = scope.spawn(|| {
-            // No process is the calling thread. Not being allowed to is no reason to stop.
-            let _ = rustix::process::setpriority_process(None, BACKGROUND_NICE);
+            lowest_priority();
             work()
         });
         worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -77,8 +68,9 @@ fn load_to(path: &Path, previous: Option<&Snapshot>, depth: Depth) -> Outcome {
     let problems = &mut outcome.problems;
     let Some(main) = read_main(path, problems) else { return outcome };
     let queues = read_queues(&main, problems);
-    let read = read_sites(&main.sites, &main.headers, problems);
-    let mut resolved = resolve::sites(read, previous.map(|snapshot| &snapshot.sites));
+    let known = previous.map(|snapshot| &snapshot.site_files);
+    let (read, site_files) = site_folder::read(&main.sites, &main.headers, known, problems);
+    let mut resolved = resolve::sites(read, &main.sites, previous.map(|snapshot| &snapshot.sites));
     problems.append(&mut resolved.problems);
     if problems.iter().any(|problem| problem.severity == Severity::Fatal) {
         return outcome;
@@ -93,9 +85,10 @@ fn load_to(path: &Path, previous: Option<&Snapshot>, depth: Depth) -> Outcome {
     outcome.kept = resolved.kept;
     outcome.kept.extend(certs.kept.iter().map(|name| format!("certificate {name}")));
     let sites = resolved.chosen.into_iter().map(|chosen| chosen.site).collect();
-    let snapshot = assemble(main, queues, path, (Sites::new(sites), certs.store));
+    let sites = Sites::following(sites, previous.map(|snapshot| &snapshot.sites));
+    let snapshot = assemble(main, queues, path, (sites, certs.store));
     let generation = previous.map_or(1, |snapshot| snapshot.generation + 1);
-    let mut snapshot = Snapshot { generation, ..snapshot };
+    let mut snapshot = Snapshot { generation, site_files, ..snapshot };
     if let Some(previous) = previous {
         outcome.problems.extend(process::carry_over(&mut snapshot, previous));
     }
@@ -134,6 +127,7 @@ fn assemble(
         screening: main.headers.policy(),
         places: Places { main: path.to_path_buf(), sites: main.sites, queues: main.queues_file },
         sites,
+        site_files: SiteFiles::default(),
         certs: Arc::new(certs),
     }
 }
@@ -174,106 +168,22 @@ fn read_queues(main: &MainFile, problems: &mut Vec<Problem>) -> QueueValues {
     queues.unwrap_or_default()
 }
 
-/// All sites' files, by name; broken ones are told and come without a site.
-fn read_sites(folder: &Path, headers: &Headers, problems: &mut Vec<Problem>) -> Vec<ReadSite> {
-    let files = match site_files(folder) {
-        Ok(files) => files,
-        Err(error) => {
-            // A folder that is missing has been told with its key and line.
-            if folder.is_dir() {
-                let what = format!("the folder cannot be read: {error}");
-                let remedy = "let the user that runs sluss read it";
-                problems.push(whole_file(Severity::Fatal, folder, what, remedy));
-            }
-            return Vec::new();
-        }
-    };
-    if files.is_empty() {
-        let what = "the folder has no *.toml: no site is served".to_string();
-        problems.push(whole_file(Severity::Warning, folder, what, "write one file a site"));
-    }
-    let mut sites = Vec::with_capacity(files.len());
-    for (site, found) in in_parallel(&files, |file| read_site(file, headers)) {
-        problems.extend(found);
-        sites.extend(site);
-    }
-    sites
-}
-
-/// The `*.toml` of the folder, sorted. Hidden files are somebody's editor at work.
-fn site_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
-        if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-fn read_site(file: &Path, headers: &Headers) -> (Option<ReadSite>, Vec<Problem>) {
-    let name = file.file_stem().unwrap_or_default().to_string_lossy();
-    let id = match SiteId::parse(&name) {
-        Ok(id) => id,
-        Err(error) => {
-            let what = format!("the file's name makes no name for a site: {error}");
-            let remedy = "rename it; letters, digits and -_.*@+ may stand before .toml";
-            return (None, vec![whole_file(Severity::Part, file, what, remedy)]);
-        }
-    };
-    let (site, problems) = match read_text(file) {
-        Ok(text) => site_file::read(file, &text, &id, headers),
-        Err(unreadable) => {
-            let site = Some(id.to_string());
-            (None, vec![Problem { site, ..unreadable.told(Severity::Part, file) }])
-        }
-    };
-    (Some(ReadSite { id, file: file.to_path_buf(), site }), problems)
-}
-
-/// Runs `read` over the items on several threads; the results are in the items' order.
-fn in_parallel<I: Sync, T: Send>(items: &[I], read: impl Fn(&I) -> T + Sync) -> Vec<T> {
-    let readers = thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX);
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(at) else { return done };
-            done.push((at, read(item)));
-        }
-    };
-    let mut all: Vec<(usize, T)> = thread::scope(|scope| {
-        let others: Vec<_> = (1..readers).map(|_| scope.spawn(work)).collect();
-        let mut all = work();
-        for other in others {
-            all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        all
-    });
-    all.sort_unstable_by_key(|(at, _)| *at);
-    all.into_iter().map(|(_, result)| result).collect()
-}
-
 /// What keeps a file from being read.
-struct Unreadable {
+pub(super) struct Unreadable {
     line: Option<u32>,
     what: String,
     remedy: &'static str,
 }
 
 impl Unreadable {
-    fn told(self, severity: Severity, file: &Path) -> Problem {
+    pub(super) fn told(self, severity: Severity, file: &Path) -> Problem {
         Problem { line: self.line, ..whole_file(severity, file, self.what, self.remedy) }
     }
 }
 
 /// A file's text. Only plain files of sensible size are opened: a FIFO in the folder must not hang
 /// a reload.
-fn read_text(path: &Path) -> Result<String, Unreadable> {
+pub(super) fn read_text(path: &Path) -> Result<String, Unreadable> {
     let denied = |error| Unreadable {
         line: None,
         what: format!("cannot be read: {error}"),
@@ -292,7 +202,7 @@ fn read_text(path: &Path) -> Result<String, Unreadable> {
     })
 }
 
-fn whole_file(severity: Severity, file: &Path, what: String, remedy: &str) -> Problem {
+pub(super) fn whole_file(severity: Severity, file: &Path, what: String, remedy: &str) -> Problem {
     Problem {
         severity,
         file: file.to_path_buf(),
@@ -307,13 +217,13 @@ fn whole_file(severity: Severity, file: &Path, what: String, remedy: &str) -> Pr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::background::NICE_LOWEST;
 
     #[test]
-    fn a_reload_and_its_readers_stand_behind_everybody_else() {
+    fn a_reload_stands_behind_everybody_else() {
         let nice = || rustix::process::getpriority_process(None).unwrap();
         let before = nice();
-        let seen = in_background(|| in_parallel(&[(); 64], |()| nice()));
-        assert!(seen.iter().all(|nice| *nice == BACKGROUND_NICE), "{seen:?}");
+        assert_eq!(in_background(nice), NICE_LOWEST);
         assert_eq!(nice(), before);
     }
 }

@@ -17,6 +17,7 @@ pub mod report;
 mod resolve;
 mod screening;
 mod site_file;
+mod site_folder;
 pub mod state;
 mod units;
 mod walk;
@@ -34,6 +35,7 @@ pub use descriptors::raise_descriptor_limit;
 pub use file::{KEYS as MAIN_KEYS, QUEUES_FILE_KEYS};
 pub use load::{Outcome, check, load, state_folder};
 pub use site_file::KEYS as SITE_KEYS;
+use site_folder::SiteFiles;
 pub use walk::Section;
 
 pub use crate::sizing::Machine;
@@ -65,6 +67,8 @@ pub struct Snapshot {
     pub places: Places,
     /// All sites.
     pub sites: Sites,
+    /// What the next load need not read again.
+    site_files: SiteFiles,
     /// All certificates and the TLS settings made from them.
     pub certs: Arc<CertStore>,
 }
@@ -181,7 +185,7 @@ pub struct Runtime {
 }
 
 /// Bounds of the queues.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Queues {
     /// Handshakes in flight on one handshake thread.
     pub handshake_concurrency: usize,

@@ -7,10 +7,11 @@
 //! with the previous snapshot, so that whoever compares can do so by address.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::site_file::SiteFile;
+use super::site_folder;
 use super::walk::nearest;
 use crate::certs::{CertStore, Certificate};
 use crate::names::{HostPattern, SiteId};
@@ -24,15 +25,15 @@ const WARNINGS_MAX: usize = 100;
 pub struct ReadSite {
     /// The file's stem.
     pub id: SiteId,
-    /// The file.
-    pub file: PathBuf,
     /// `None` where it has a mistake, which has been told.
-    pub site: Option<SiteFile>,
+    pub site: Option<Arc<SiteFile>>,
 }
 
 /// The sites to serve.
 #[derive(Default)]
 pub struct Resolved {
+    /// Where their files are.
+    folder: PathBuf,
     /// By name, those that keep a previous version because of a host last.
     pub chosen: Vec<Chosen>,
     /// What the files contradict each other in.
@@ -51,34 +52,27 @@ pub struct Chosen {
 
 /// Where the file says what a certificate may contradict.
 struct Written {
-    file: PathBuf,
-    host_lines: Vec<u32>,
-    certificate_line: Option<u32>,
+    said: Arc<SiteFile>,
     /// The version before it.
     before: Option<Arc<Site>>,
 }
 
-/// Chooses a version for each site; `read` is sorted by name.
-pub fn sites(read: Vec<ReadSite>, previous: Option<&Sites>) -> Resolved {
+/// Chooses a version for each site; `read` is sorted by name, and their files are in `folder`.
+pub fn sites(read: Vec<ReadSite>, folder: &Path, previous: Option<&Sites>) -> Resolved {
     let previous: Previous<'_> =
         previous.map_or(&[][..], Sites::all).iter().map(|site| (site.id.as_str(), site)).collect();
     let owners = owners(&read, &previous);
     let conflicts: Vec<Vec<Problem>> =
-        (0..read.len()).map(|at| conflicts(&read, at, &owners)).collect();
+        (0..read.len()).map(|at| conflicts(&read, at, &owners, folder)).collect();
     drop(owners);
-    let mut resolved = Resolved::default();
+    let mut resolved = Resolved { folder: folder.to_path_buf(), ..Resolved::default() };
     let mut last = Vec::new();
     for (entry, conflicts) in read.into_iter().zip(conflicts) {
         let before = previous.get(entry.id.as_str()).copied();
         match entry.site {
             Some(new) if conflicts.is_empty() => {
-                let written = Written {
-                    file: entry.file,
-                    host_lines: new.host_lines,
-                    certificate_line: new.certificate_line,
-                    before: before.cloned(),
-                };
-                let site = shared_where_equal(new.site, before);
+                let site = shared_where_equal(&new.site, before);
+                let written = Written { said: new, before: before.cloned() };
                 resolved.chosen.push(Chosen { site, written: Some(written) });
                 continue;
             }
@@ -110,21 +104,21 @@ impl Chosen {
 /// Compares the sites with the certificates that there are. A site that names one that is missing
 /// keeps its previous version, unless that one is no better off.
 pub fn compare_with_certificates(resolved: &mut Resolved, certs: &CertStore) {
-    let mut uncovered = Vec::new();
+    let (mut uncovered, folder) = (Vec::new(), &*resolved.folder);
     for chosen in &mut resolved.chosen {
         let Some(written) = &chosen.written else { continue };
         let site = &chosen.site;
         let Some(name) = site.certificate.as_deref() else {
             let bare = |host: &&HostPattern| !has_certificate(certs, host);
-            uncovered.extend(bare_hosts(site, written, None, bare));
+            uncovered.extend(bare_hosts((site, folder), written, None, bare));
             continue;
         };
         if let Some(certificate) = certs.named(name) {
             let bare = |host: &&HostPattern| !covers(certificate, host);
-            uncovered.extend(bare_hosts(site, written, Some(name), bare));
+            uncovered.extend(bare_hosts((site, folder), written, Some(name), bare));
             continue;
         }
-        resolved.problems.push(no_such_certificate(site, written, name, certs));
+        resolved.problems.push(no_such_certificate((site, folder), written, name, certs));
         let usable = |before: &&Arc<Site>| match &before.certificate {
             Some(name) => certs.named(name).is_some(),
             None => true,
@@ -146,13 +140,18 @@ pub fn compare_with_certificates(resolved: &mut Resolved, certs: &CertStore) {
     resolved.problems.append(&mut uncovered);
 }
 
-fn no_such_certificate(site: &Site, written: &Written, name: &str, certs: &CertStore) -> Problem {
+fn no_such_certificate(
+    (site, folder): (&Site, &Path),
+    written: &Written,
+    name: &str,
+    certs: &CertStore,
+) -> Problem {
     let known: Vec<&str> = certs.all().map(|certificate| certificate.name()).collect();
     let near = nearest(name, &known).map(|near| format!("did you mean {near:?}?"));
     Problem {
         severity: Severity::Part,
-        file: written.file.clone(),
-        line: written.certificate_line,
+        file: site_folder::file(folder, &site.id),
+        line: written.said.certificate_line,
         key: "certificate".to_string(),
         site: Some(site.id.to_string()),
         what: format!("found {name:?}, but there is no certificate of that name"),
@@ -165,7 +164,7 @@ fn no_such_certificate(site: &Site, written: &Written, name: &str, certs: &CertS
 /// One warning for all hosts of a site that have no certificate: a new customer's is often ordered
 /// only after the site was set up, so it is no mistake.
 fn bare_hosts(
-    site: &Site,
+    (site, folder): (&Site, &Path),
     written: &Written,
     certificate: Option<&str>,
     bare: impl Fn(&&HostPattern) -> bool,
@@ -183,8 +182,8 @@ fn bare_hosts(
     };
     Some(Problem {
         severity: Severity::Warning,
-        file: written.file.clone(),
-        line: line.and_then(|at| written.host_lines.get(at)).copied(),
+        file: site_folder::file(folder, &site.id),
+        line: line.and_then(|at| written.said.host_lines.get(at)).copied(),
         key: "hosts".to_string(),
         site: Some(site.id.to_string()),
         what,
@@ -232,29 +231,34 @@ fn owners<'r>(read: &'r [ReadSite], previous: &Previous<'r>) -> HashMap<&'r Host
 }
 
 /// The hosts of site `at` that belong to another.
-fn conflicts(read: &[ReadSite], at: usize, owners: &HashMap<&HostPattern, usize>) -> Vec<Problem> {
+fn conflicts(
+    read: &[ReadSite],
+    at: usize,
+    owners: &HashMap<&HostPattern, usize>,
+    folder: &Path,
+) -> Vec<Problem> {
     let entry = &read[at];
     let Some(new) = &entry.site else { return Vec::new() };
-    let hosts = new.site.hosts.iter().zip(&new.host_lines);
+    let hosts = new.site.hosts.iter().zip(&*new.host_lines);
     let foreign = hosts.filter_map(|(host, line)| {
         let owner = owners.get(host).filter(|owner| **owner != at)?;
         Some((host, line, &read[*owner]))
     });
     let tell = |(host, line, owner): (&HostPattern, &u32, &ReadSite)| Problem {
         severity: Severity::Part,
-        file: entry.file.clone(),
+        file: site_folder::file(folder, &entry.id),
         line: Some(*line),
         key: "hosts".to_string(),
         site: Some(entry.id.to_string()),
-        what: format!("{host} is served already by {}", owner.file.display()),
+        what: format!(
+            "{host} is served already by {}",
+            site_folder::file(folder, &owner.id).display()
+        ),
         remedy: "take the host out of one of the two files".to_string(),
     };
     foreign.map(tell).collect()
 }
 
-fn shared_where_equal(new: Site, before: Option<&Arc<Site>>) -> Arc<Site> {
-    match before {
-        Some(before) if **before == new => Arc::clone(before),
-        _ => Arc::new(new),
-    }
+fn shared_where_equal(new: &Arc<Site>, before: Option<&Arc<Site>>) -> Arc<Site> {
+    Arc::clone(before.filter(|before| Arc::ptr_eq(before, new) || *before == new).unwrap_or(new))
 }

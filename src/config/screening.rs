@@ -15,6 +15,13 @@ pub struct Headers {
     policy: Arc<Policy>,
 }
 
+/// The policy follows from the rest.
+impl PartialEq for Headers {
+    fn eq(&self, other: &Headers) -> bool {
+        self.spec == other.spec
+    }
+}
+
 impl Headers {
     /// These, with what `table` and `rules` say instead; rules that stand in both are the latter's.
     pub fn overridden(&self, table: &Table<'_>, rules: Option<Value<'_>>) -> Headers {

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -68,11 +69,12 @@ const WEIGHT_MAX: u64 = 1000;
 const MAINTENANCE_BYTES_MAX: u64 = 1 << 20;
 
 /// A site, and where its file says what other files may contradict.
+#[derive(Debug, PartialEq)]
 pub struct SiteFile {
     /// The site.
-    pub site: Site,
+    pub site: Arc<Site>,
     /// The line of each of its hosts.
-    pub host_lines: Vec<u32>,
+    pub host_lines: Box<[u32]>,
     /// The line that names its certificate.
     pub certificate_line: Option<u32>,
 }
@@ -99,7 +101,7 @@ fn read_site(
     id: &SiteId,
     defaults: &Headers,
 ) -> Option<SiteFile> {
-    let (hosts, host_lines): (Vec<_>, Vec<_>) = read_hosts(root).into_iter().unzip();
+    let (hosts, host_lines): (Vec<_>, Vec<u32>) = read_hosts(root).into_iter().unzip();
     let certificate = root.text("certificate");
     let customer = root.text("customer").and_then(|(value, _)| {
         value.parse("a name of letters, digits and -_.*@+", CustomerId::parse)
@@ -125,6 +127,7 @@ fn read_site(
         tls: read_tls(&root.table("tls")),
     };
     let certificate_line = certificate.map(|(value, _)| value.line());
+    let (site, host_lines) = (Arc::new(site), host_lines.into());
     Some(SiteFile { site, host_lines, certificate_line })
 }
 

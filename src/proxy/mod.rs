@@ -14,6 +14,7 @@ pub mod request;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -25,6 +26,7 @@ use crate::accesslog::AccessLog;
 use crate::admission::{
     HandshakeLimits, HandshakeQueue, Rate, RequestGate, RequestLimits, SiteConnections,
 };
+use crate::background::drop_aside;
 use crate::config::Snapshot;
 use crate::findings::FindingsStore;
 use crate::metrics::{Metrics, SiteMetrics};
@@ -32,6 +34,9 @@ use crate::names::SiteId;
 use crate::sites::Site;
 use crate::timers::Timers;
 use crate::upstream::{Client, Upstream};
+
+/// So many are given back in less time than a thread takes to start.
+const SITES_DROPPED_IN_PLACE_MAX: usize = 500;
 
 /// What all threads share.
 pub struct Proxy {
@@ -142,16 +147,24 @@ impl Live {
     ) -> Live {
         let ids: Vec<SiteId> = snapshot.sites.all().iter().map(|site| site.id.clone()).collect();
         let series = metrics.sites_reconcile(&ids);
-        let known: HashMap<&SiteId, usize> = previous
-            .map(|live| live.snapshot.sites.all().iter().enumerate())
+        let known: HashMap<&SiteId, (&Arc<Site>, &Arc<SiteState>)> = previous
+            .map(Live::sites)
             .into_iter()
             .flatten()
-            .map(|(at, site)| (&site.id, at))
+            .map(|(site, state)| (&site.id, (site, state)))
             .collect();
+        let same_queues = previous.is_some_and(|live| live.snapshot.queues == snapshot.queues);
         let sites = (snapshot.sites.all().iter().zip(series))
-            .map(|(site, series)| {
-                let before = known.get(&site.id).and_then(|at| previous?.sites.get(*at));
-                Arc::new(SiteState::new(site, &snapshot, series, before.map(Arc::as_ref)))
+            .map(|(site, series)| match known.get(&site.id) {
+                Some((before, state))
+                    if same_queues && Arc::ptr_eq(before, site) && state.stays(site, &series) =>
+                {
+                    Arc::clone(state)
+                }
+                before => {
+                    let before = before.map(|(_, state)| &***state);
+                    Arc::new(SiteState::new(site, &snapshot, series, before))
+                }
             })
             .collect();
         Live { snapshot, access, sites }
@@ -173,7 +186,26 @@ impl Live {
     }
 }
 
+/// Given back aside: the last to let go may be a serving thread, and a hundred thousand sites take
+/// milliseconds.
+impl Drop for Live {
+    fn drop(&mut self) {
+        if self.sites.len() > SITES_DROPPED_IN_PLACE_MAX {
+            // The sites go first: until then this thread has let go of the snapshot as well.
+            drop_aside((mem::take(&mut self.sites), self.snapshot.clone()));
+        }
+    }
+}
+
 impl SiteState {
+    /// Whether it may serve a later generation as it is, in which the site is the same. The files
+    /// of authorities may have changed, which endpoints with TLS are verified by.
+    fn stays(&self, site: &Site, series: &Arc<SiteMetrics>) -> bool {
+        let endpoints = &site.upstream.endpoints;
+        Arc::ptr_eq(&self.metrics, series)
+            && endpoints.iter().all(|endpoint| endpoint.tls_name.is_none())
+    }
+
     fn new(
         site: &Site,
         snapshot: &Snapshot,

@@ -65,6 +65,8 @@ enum Order {
     Listen(Arc<Listener>),
     /// Wake everything that waits, so that it sees the drain.
     LookAround,
+    /// Look at what is served now.
+    Renew,
 }
 
 /// The threads of the edge.
@@ -114,6 +116,14 @@ impl Fleet {
             let _ = orders.send(Order::LookAround).await;
         }
     }
+
+    /// Lets every serving thread take up what is served now: one without visitors would keep the
+    /// generation of its last one in memory.
+    pub async fn renew(&self) {
+        for orders in &self.orders {
+            let _ = orders.send(Order::Renew).await;
+        }
+    }
 }
 
 fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
@@ -144,6 +154,7 @@ async fn serve(proxy: Arc<Proxy>, mut orders: mpsc::Receiver<Order>) {
                 tokio::task::spawn_local(accept(thread.clone(), listener));
             }
             Order::LookAround => thread.timers.wake_all(),
+            Order::Renew => drop(thread.live()),
         }
     }
 }

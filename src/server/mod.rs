@@ -386,6 +386,7 @@ impl Edge {
             problems
         };
         let report = self.reloader.reload(&self.proxy, prepare).await;
+        self.fleet.renew().await;
         self.told.serves(self.listeners.all());
         self.watch = watch(&self.proxy.live().snapshot, &self.asking);
         self.probes.abort();
