@@ -292,9 +292,12 @@ impl Example {
     fn seen_again(&mut self, context: FindingContext<'_>, now: u64) {
         self.last_seen = now;
         self.times += 1;
-        self.request_line = bounded(context.request_line);
-        self.request_id = bounded(context.request_id);
-        self.upstream = context.upstream.map(bounded);
+        again(&mut self.request_line, context.request_line);
+        again(&mut self.request_id, context.request_id);
+        match (&mut self.upstream, context.upstream) {
+            (Some(kept), Some(upstream)) => again(kept, upstream),
+            (kept, upstream) => *kept = upstream.map(bounded),
+        }
     }
 }
 
@@ -378,6 +381,12 @@ fn all_kinds() -> impl Iterator<Item = (Direction, Rule, Action)> {
 
 fn bounded(text: &str) -> String {
     text[..text.floor_char_boundary(TEXT_BYTES_MAX)].to_owned()
+}
+
+/// [`bounded`] into the memory that is there.
+fn again(kept: &mut String, text: &str) {
+    kept.clear();
+    kept.push_str(&text[..text.floor_char_boundary(TEXT_BYTES_MAX)]);
 }
 
 fn unix(time: SystemTime) -> u64 {
