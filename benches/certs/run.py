@@ -1,21 +1,28 @@
 #!/usr/bin/env python3
-"""Many certificates: sluss beside nginx and HAProxy, one after the other, in one run.
+"""Many certificates: sluss beside nginx and HAProxy, one after the other, in one run; then sluss against its goals.
 
     cargo build --release
     python3 benches/certs/run.py [--count 10000] [--sluss target/quick/sluss]
+    python3 benches/certs/run.py --count 100000 --alone        # no peers
+    python3 benches/certs/run.py --count 1000 --alone --quick  # tests this script
 
-For each: the time from its start to the first handshake, memory then, the time from a reload's signal to the
-first handshake with a renewed certificate (ten are renewed each time; the median of five), and memory after five
-reloads. Memory is the proportional set size of all processes: pages that a parent and its child share count once.
-Every certificate is ECDSA P-256 with a key of its own and an intermediate. nginx has a server and sluss a site for
-each; HAProxy has the folder alone. Needs python3-cryptography, nginx and haproxy. Loopback only; everything
+The certificates are made once and kept below target/; a hundredth of them are RSA. For each: the time from its start to
+the first handshake, memory then, the time from a reload's signal to the first handshake with a renewed certificate (ten
+are renewed each time; the median of five), and memory after five reloads. Memory is the proportional set size of all
+processes: pages that a parent and its child share count once. Every certificate has a key of its own and an
+intermediate. nginx has a server and sluss a site for each; HAProxy has the folder alone. Needs python3-cryptography, nginx and haproxy. Loopback only; everything
 started here is ended here, by its process id.
+
+The goals are printed as PASS or FAIL, and the exit status is 1 where one failed: start, reload of ten and of one in a
+hundred, one broken certificate of each kind (the others are renewed, it is kept and named, `sluss reload` exits 3), and a
+minute of a reload a second: p99 of handshakes beside the quiet half minutes before and after, failures, memory (settled,
+after the reloads before against after the minute).
 """
-import argparse, datetime, os, pathlib, re, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
+import argparse, datetime, json, os, pathlib, re, shutil, signal, socket, statistics, subprocess, sys, time
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "peers"))
@@ -35,24 +42,30 @@ class Authority:
         self.name = x509.Name([x509.NameAttribute(NAME, "Benchmark intermediate")])
         self.pem = self.sign(self.name, self.key, ca=True).public_bytes(PEM)
 
-    def sign(self, subject, key, ca=False, hosts=()):
+    def sign(self, subject, key, ca=False, hosts=(), days=90):
         now = datetime.datetime.now(datetime.timezone.utc)
         made = (x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(key.public_key())
-                .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(1))
-                .not_valid_after(now + datetime.timedelta(90))
+                .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(9))
+                .not_valid_after(now + datetime.timedelta(days))
                 .add_extension(x509.BasicConstraints(ca, None), critical=True))
         if hosts:
             made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(one) for one in hosts]), critical=False)
         return made.sign(self.key, hashes.SHA256())
 
-    def issue(self, number):
-        key, name = ec.generate_private_key(ec.SECP256R1()), host(number)
+    def issue(self, number, days=90):
+        name = host(number)
+        if number % 100 == 50:
+            key = rsa.generate_private_key(65537, 2048)
+        else:
+            key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NAME, name)])
-        chain = self.sign(subject, key, hosts=(name, f"www.{name}")).public_bytes(PEM) + self.pem
+        chain = self.sign(subject, key, hosts=(name, f"www.{name}"), days=days).public_bytes(PEM) + self.pem
         secret = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         for path, content in ((f"certs/{name}/fullchain.pem", chain), (f"certs/{name}/privkey.pem", secret),
                               (f"haproxy/{name}.pem", chain + secret)):
             path = self.folder / path
+            if path.parent.name == "haproxy" and ARGS.alone:
+                continue
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f".{path.name}")
             part.touch(0o600)
@@ -87,6 +100,7 @@ frontend f
 
 def sluss(folder, port):
     sites = pathlib.Path(folder) / "sites"
+    shutil.rmtree(sites, ignore_errors=True)
     sites.mkdir()
     for n in range(ARGS.count):
         (sites / f"{host(n)}.toml").write_text(
@@ -139,13 +153,26 @@ def memory_mib(pid):
     return total / 1024
 
 
-def measure(name, prepare, folder, authority):
+def started(name, prepare, folder):
     port = peers.free_port()
     conf, command, reload = prepare(folder, port)
     path, log = f"{folder}/{name}.conf", f"{folder}/{name}.out"
     open(path, "w").write(conf)
     out = open(log, "w")
-    child = subprocess.Popen([*command, path], stdout=out, stderr=out)
+    return port, subprocess.Popen([*command, path], stdout=out, stderr=out), reload, log
+
+
+def end(child):
+    child.send_signal(signal.SIGTERM)
+    try:
+        child.wait(60)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def measure(name, prepare, folder, authority):
+    port, child, reload, log = started(name, prepare, folder)
     try:
         start, seen = wait_for_other(port, None, child, log)
         processes, first = len(peers.tree(child.pid)), memory_mib(child.pid)
@@ -156,43 +183,186 @@ def measure(name, prepare, folder, authority):
             child.send_signal(reload)
             seconds, seen = wait_for_other(port, seen, child, log)
             took.append(seconds)
-            end = time.time() + 30
-            while len(peers.tree(child.pid)) > processes and time.time() < end:
+            until = time.time() + 30
+            while len(peers.tree(child.pid)) > processes and time.time() < until:
                 time.sleep(0.05)  # The workers of before are about to end.
-        return start, first, statistics.median(took), memory_mib(child.pid)
+        last = memory_mib(child.pid)
+        if name == "sluss":
+            goals(folder, authority, port, child, start, took)
+        return start, first, statistics.median(took), last
     finally:
-        child.send_signal(signal.SIGTERM)
-        try:
-            child.wait(60)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        end(child)
+
+
+def goal(text, met):
+    GOALS.append(met)
+    LINES.append(f"{'PASS' if met else 'FAIL'}  {text}")
+    print(LINES[-1], file=sys.stderr, flush=True)
+
+
+def goals(folder, authority, port, child, start, took):
+    goal(f"start to the first handshake {start:.2f} s (5 s at most)", start <= 5)
+    ten = statistics.median(took)
+    goal(f"reload, {RENEWED} changed: {ten:.2f} s (0.5 s at most)", ten <= 0.5)
+    several = max(ARGS.count // 100, 1)
+    for number in range(several):
+        authority.issue(number)
+    seen, began = handshake(port, host(several - 1)), time.time()
+    child.send_signal(signal.SIGHUP)
+    while (now := handshake(port, host(several - 1))) in (None, seen) or handshake(port, host(0)) is None:
+        if time.time() > began + PATIENCE:
+            sys.exit("the reload of one in a hundred did not come through")
+        time.sleep(0.002)
+    one_percent = time.time() - began
+    goal(f"reload, {several} changed: {one_percent:.2f} s (1.5 s at most)", one_percent <= 1.5)
+    for kind, how in BROKEN.items():
+        broken(folder, authority, port, kind, how)
+    a_minute(folder, authority, port, child)
+
+
+def half(path):
+    path.write_bytes(path.read_bytes()[:len(path.read_bytes()) // 2])
+
+
+def to_itself(path):
+    shutil.rmtree(path.parent)
+    path.parent.symlink_to(path.parent.name)
+
+
+BROKEN = {
+    "cut PEM": lambda chain, authority: half(chain),
+    "key of another": lambda chain, authority: shutil.copy(chain.parent.parent / host(1) / "privkey.pem", chain.parent),
+    "expired": lambda chain, authority: authority.issue(0, days=-2),
+    "empty file": lambda chain, authority: chain.write_bytes(b""),
+    "unreadable": lambda chain, authority: chain.chmod(0),
+    "directory loop": lambda chain, authority: to_itself(chain),
+    "10 MB of garbage": lambda chain, authority: chain.write_bytes(os.urandom(10 << 20)),
+}
+
+
+def broken(folder, authority, port, kind, how):
+    """Breaks the first certificate, renews the next ten, and looks at what `sluss reload` makes of it."""
+    if kind == "unreadable" and os.geteuid() == 0:
+        print("skipped: nothing is unreadable to root", file=sys.stderr)
+        return
+    chain = pathlib.Path(folder) / "certs" / host(0) / "fullchain.pem"
+    old, others = handshake(port, host(0)), [handshake(port, host(n)) for n in range(1, RENEWED + 1)]
+    for number in range(1, RENEWED + 1):
+        authority.issue(number)
+    how(chain, authority)
+    done = reload(folder)
+    renewed = all(handshake(port, host(n)) not in (None, before) for n, before in enumerate(others, 1))
+    named = f"certificate {host(0)}" in done.stderr + done.stdout
+    kept = handshake(port, host(0)) == old
+    goal(f"one broken ({kind}): exit {done.returncode}, named {named}, kept {kept}, the others renewed {renewed}",
+         done.returncode == 3 and named and kept and renewed)
+    if chain.parent.is_symlink():
+        chain.parent.unlink()
+    else:
+        shutil.rmtree(chain.parent)
+    authority.issue(0)
+    if (done := reload(folder)).returncode != 0:
+        sys.exit(f"mended, and yet: {done.stderr[-2000:]}")
+
+
+def reload(folder):
+    return subprocess.run([ARGS.sluss, "reload", "-c", f"{folder}/sluss.conf"], capture_output=True, text=True, timeout=PATIENCE)
+
+
+def handshakes(folder, port, seconds):
+    """The handshakes of so many seconds, 50 a second, each of a host of its own: as `sluss load` reports them."""
+    hosts = f"{folder}/hosts"
+    open(hosts, "w").write("".join(f"{host(n)}\n" for n in range(ARGS.count // 2, ARGS.count // 2 + 50)))
+    return subprocess.Popen(
+        [ARGS.sluss, "load", f"https://{host(0)}:{port}/", "--connect", f"127.0.0.1:{port}", "--insecure", "--json", "--hosts", hosts,
+         "--i-own-this-host", host(0), "--duration", f"{seconds}s", "--traffic", "kind=handshakes,rate=50,timeout=10s"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def judged(loading):
+    out, told = loading.communicate(timeout=PATIENCE)
+    try:
+        lane = json.loads(out)["traffics"][0]
+    except (ValueError, KeyError):
+        sys.exit(f"sluss load failed: {told[-2000:]}")
+    lost = sum(count for outcome, count in lane["outcomes"].items() if outcome != "completed")
+    return lane["spans"]["total"]["p99"], lost
+
+
+def settled_mib(pid):
+    """The least of some seconds: what a reload let go of is given back within two."""
+    least = memory_mib(pid)
+    for _ in range(20):
+        time.sleep(0.2)
+        least = min(least, memory_mib(pid))
+    return least
+
+
+def a_minute(folder, authority, port, child):
+    seconds = 6 if ARGS.quick else 60
+    judged(handshakes(folder, port, 2))  # Keys are made ready at first use.
+    before, memory = judged(handshakes(folder, port, seconds // 2)), settled_mib(child.pid)
+    loading, began = handshakes(folder, port, seconds), time.time()
+    for second in range(seconds):
+        for number in range(RENEWED):
+            authority.issue(number)
+        time.sleep(max(0, began + second - time.time()))
+        child.send_signal(signal.SIGHUP)
+    p99, lost = judged(loading)
+    after, last = judged(handshakes(folder, port, seconds // 2)), settled_mib(child.pid)
+    quiet = (before[0] + after[0]) / 2
+    ratio, growth = p99 / quiet, last / memory - 1
+    goal(f"{seconds} reloads in {seconds} s: p99 of handshakes {p99:.1f} ms, {quiet:.1f} ms without, ratio {ratio:.2f} (1.2 at most)",
+         ratio <= 1.2)
+    goal(f"{seconds} reloads in {seconds} s: {lost} handshakes failed", lost == 0)
+    goal(f"{seconds} reloads in {seconds} s: memory {memory:.0f} MiB before, {last:.0f} MiB after, {growth:+.1%} (5 % at most)", growth <= 0.05)
+
+
+def made(folder):
+    """The authority of this run; the certificates where they are not there from an earlier one."""
+    authority, began = Authority(folder), time.time()
+    done = pathlib.Path(folder) / "made"
+    if done.exists() and done.read_text() == str(ARGS.alone):
+        # What an interrupted run left broken.
+        for number in [*range(RENEWED + 1), *range(ARGS.count - RENEWED, ARGS.count)]:
+            link = pathlib.Path(folder) / "certs" / host(number)
+            if link.is_symlink():
+                link.unlink()
+            authority.issue(number)
+        return authority
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    for number in range(ARGS.count):
+        authority.issue(number)
+    done.write_text(str(ARGS.alone))
+    print(f"{ARGS.count} certificates made in {time.time() - began:.0f} s", flush=True)
+    return authority
 
 
 def main():
-    folder = tempfile.mkdtemp(prefix="sluss-certs-peers-")
-    os.chmod(folder, 0o755)
-    try:
-        authority = Authority(folder)
-        began = time.time()
-        for number in range(ARGS.count):
-            authority.issue(number)
-        print(f"{ARGS.count} certificates made in {time.time() - began:.0f} s; load {os.getloadavg()[0]:.1f}", flush=True)
-        print("\n| | start to the first handshake | memory | reload, 10 changed | memory after five reloads |\n|---|---|---|---|---|")
-        for name, prepare in (("sluss", sluss), ("nginx", nginx), ("haproxy", haproxy)):
-            if prepare is not sluss and not shutil.which(name):
-                print(f"| {name} | not installed | | | |")
-                continue
-            start, first, took, last = measure(name, prepare, folder, authority)
-            print(f"| {name} | {start:.2f} s | {first:.0f} MiB | {took:.2f} s | {last:.0f} MiB |", flush=True)
-        print(f"\nload at the end {os.getloadavg()[0]:.1f}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = str(pathlib.Path(ARGS.cache).resolve() / f"{ARGS.count}{'-alone' if ARGS.alone else ''}")
+    authority = made(folder)
+    print(f"load {os.getloadavg()[0]:.1f}", flush=True)
+    print("\n| | start to the first handshake | memory | reload, 10 changed | memory after five reloads |\n|---|---|---|---|---|")
+    for name, prepare in (("sluss", sluss), *(() if ARGS.alone else (("nginx", nginx), ("haproxy", haproxy)))):
+        if prepare is not sluss and not shutil.which(name):
+            print(f"| {name} | not installed | | | |")
+            continue
+        start, first, took, last = measure(name, prepare, folder, authority)
+        print(f"| {name} | {start:.2f} s | {first:.0f} MiB | {took:.2f} s | {last:.0f} MiB |", flush=True)
+    print(f"\nload at the end {os.getloadavg()[0]:.1f}\n")
+    print("\n".join(LINES))
+    sys.exit(0 if all(GOALS) else 1)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sluss", default=str(HERE.parents[1] / "target/release/sluss"))
     parser.add_argument("--count", type=int, default=10000)
+    parser.add_argument("--alone", action="store_true", help="without nginx and HAProxy")
+    parser.add_argument("--quick", action="store_true", help="six seconds for the minute")
+    parser.add_argument("--cache", default=str(HERE.parents[1] / "target/certs"), help="where the certificates are kept")
     ARGS = parser.parse_args()
+    ARGS.sluss = str(pathlib.Path(ARGS.sluss).resolve())
+    GOALS, LINES = [], []
     main()

@@ -68,6 +68,8 @@ pub(super) enum Defect {
     KeyKind,
     /// The chain is not leaf, its issuer, that one's issuer, and so on; served put in order.
     ChainOrder,
+    /// Its end has passed, and that of the certificate before it has not.
+    ExpiredInPlaceOfValid,
     /// No issuer's certificate follows the leaf.
     ChainIncomplete { issuer: String },
     /// A certificate above the leaf has expired.
@@ -107,6 +109,7 @@ impl Defect {
             Defect::Cut { .. }
             | Defect::Der
             | Defect::Empty
+            | Defect::ExpiredInPlaceOfValid
             | Defect::KeyEncrypted
             | Defect::KeyKind
             | Defect::KeyOfAnother
@@ -163,6 +166,9 @@ impl Defect {
                 format!("certificate {position} of the file is no valid X.509 certificate")
             }
             Defect::KeyKind => "the certificate's public key is of a kind TLS cannot use".into(),
+            Defect::ExpiredInPlaceOfValid => {
+                "has expired, and the certificate that it would replace has not".into()
+            }
             Defect::ChainOrder => {
                 "the chain is out of order or has certificates that do not belong to it; it is \
                  served put in order"
@@ -220,6 +226,7 @@ impl Defect {
             Defect::LeafNotFirst { .. } | Defect::ChainOrder => {
                 "order it: the server's certificate first, then its issuer, then that one's issuer"
             }
+            Defect::ExpiredInPlaceOfValid => "renew it, or put the former one back",
             Defect::Malformed { .. } => "fetch the certificate from its issuer again",
             Defect::KeyKind => "have a certificate issued for an ECDSA or RSA key",
             Defect::ChainIncomplete { .. } => {

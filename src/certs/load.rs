@@ -191,7 +191,15 @@ impl Walk<'_> {
         {
             return Ok(Outcome::Same(entry(earlier.certificate.clone())));
         }
-        let entry = entry(Arc::new(self.reader.certificate(name, &files, contents)?));
+        let certificate = self.reader.certificate(name, &files, contents)?;
+        // An expired one is served where there is nothing better.
+        let expired = |end: i64| end < self.reader.now;
+        if expired(certificate.not_after)
+            && earlier.is_some_and(|earlier| !expired(earlier.certificate.not_after))
+        {
+            return Err(Found::chain(Defect::ExpiredInPlaceOfValid));
+        }
+        let entry = entry(Arc::new(certificate));
         Ok(if earlier.is_some() { Outcome::Changed(entry) } else { Outcome::Added(entry) })
     }
 }

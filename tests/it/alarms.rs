@@ -73,6 +73,9 @@ fn a_certificate_is_told_before_its_end_and_after() {
     edge.issue_until("a.test", 5);
     assert_eq!(edge.command("reload").0, 0);
     raised(&edge, "certificate-expiring");
+    // In the place of a valid one it would be kept out.
+    std::fs::remove_dir_all(edge.folder().join("certs/a.test")).unwrap();
+    assert_eq!(edge.command("reload").0, 0);
     edge.issue_until("a.test", -1);
     assert_eq!(edge.command("reload").0, 0, "a browser's warning beats a dead connection");
     raised(&edge, "certificate-expired");

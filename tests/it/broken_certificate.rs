@@ -83,6 +83,8 @@ fn one_broken_certificate_among_two_hundred_holds_up_no_other() {
             symlink("a.test", folder).unwrap();
         },
     );
+    let expired = "has expired, and the certificate that it would replace has not";
+    check(&edge, "expired", expired, |_| edge.issue_until("a.test", -1));
     if !rustix::process::geteuid().is_root() {
         check(&edge, "unreadable", "Permission denied", |folder| {
             fs::set_permissions(folder.join("privkey.pem"), Permissions::from_mode(0o000)).unwrap();

@@ -37,6 +37,23 @@ fn only_what_changed_is_new_and_the_rest_is_shared() {
 }
 
 #[test]
+fn an_expired_one_replaces_a_valid_one_only_once_that_has_expired_too() {
+    let certs = Certs::new();
+    certs.put("a", &issue(&["a.example"]));
+    let first = certs.load(None);
+    let order = super::Order { days: -1, ..super::order(&["a.example"]) };
+    certs.put("a", &super::AUTHORITY.issue(&order));
+    let second = certs.load(Some(&first.store));
+    assert_eq!(second.kept, ["a"]);
+    let problems = told(&second, &certs);
+    assert!(problems[0].contains("has expired, and the certificate that it"), "{problems:#?}");
+    assert!(is_shared(&first.store, &second.store, "a"));
+    let years_later = now() + 10 * 365 * 24 * 60 * 60;
+    let third = load_at(&certs.settings, Some(&second.store), years_later);
+    assert_eq!(counts(&third), (0, 1, 0, 0));
+}
+
+#[test]
 fn equal_contents_under_another_identity_are_shared() {
     let certs = Certs::new();
     let issued = issue(&["a.example"]);
