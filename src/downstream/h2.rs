@@ -106,6 +106,7 @@ pub fn serve<T: Transport, S: Service>(
     let deadline = timers.deadline();
     async move {
         let error = supervise(pin!(connection), &*service, &streams, deadline).await;
+        streams.tell_malformed(&*service);
         if streams.conduct.flooded() || error.is_some_and(|error| is_flood(&error)) {
             service.refused(Refusal::Http2Flood, None);
         }
@@ -183,6 +184,7 @@ async fn supervise<C: Drive, S: Service>(
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                 return Poll::Ready(ended.err());
             }
+            streams.tell_malformed(service);
             if streams.conduct.flooded() {
                 return streams.poll_farewell(&deadline, cx).map(|()| None);
             }
@@ -224,6 +226,14 @@ async fn supervise<C: Drive, S: Service>(
 }
 
 impl Streams {
+    /// Tells of the messages that h2 has reset by itself; it says no more of them.
+    fn tell_malformed<S: Service>(&self, service: &S) {
+        for _ in 0..self.conduct.take_malformed() {
+            let refused = Refused::unseen(&service.policy(None));
+            service.refused(refused.reason, Some(&refused));
+        }
+    }
+
     /// Whether a client has left a piece of a response untaken for `patience`.
     fn stalled(&self, patience: Duration) -> bool {
         let now = Instant::now();

@@ -21,7 +21,7 @@ const NOTE: Option<Action> = Some(Action::Note);
 const REPAIR: Option<Action> = Some(Action::Repair);
 const REFUSE: Option<Action> = Some(Action::Refuse);
 
-pub(super) const FACTS: [Facts; 31] = [
+pub(super) const FACTS: [Facts; 32] = [
     Facts {
         rule: Rule::FieldNameInvalid,
         code: "field-name-invalid",
@@ -329,6 +329,17 @@ pub(super) const FACTS: [Facts; 31] = [
         explain: "HTTP/2: a field of an HTTP/1 connection (Connection, Transfer-Encoding, Upgrade, ...) or a name in upper case",
         remedy: "do not send connection fields over HTTP/2",
         example: r"transfer-encoding: chunked",
+    },
+    Facts {
+        rule: Rule::MessageMalformed,
+        code: "message-malformed",
+        section: "RFC 9113 8.1.1",
+        request: REFUSE,
+        response: None,
+        cosmetic: false,
+        explain: "HTTP/2: the message is malformed beyond reading: a name in upper case, a field of HTTP/1, pseudo-header fields, or a length that the content does not have",
+        remedy: "mend the HTTP/2 implementation that sent it",
+        example: r"X-Upper: a",
     },
     Facts {
         rule: Rule::UpgradeInvalid,

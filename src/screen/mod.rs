@@ -88,6 +88,16 @@ pub struct Refused {
 }
 
 impl Refused {
+    /// A request that the HTTP/2 library has reset without showing it (RFC 9113 8.1.1).
+    pub fn unseen(policy: &Policy) -> Refused {
+        Refused {
+            findings: vec![policy.find(Rule::MessageMalformed, Direction::Request, "", b"")],
+            reason: Refusal::HeadMalformed,
+            storage: Storage::default(),
+            start_line: String::new(),
+        }
+    }
+
     fn new(section: section::Section<'_>, first_line: &[u8]) -> Box<Refused> {
         let reason = match (section.judge.direction(), section.judge.refused_by()) {
             (Direction::Request, Some(Rule::Oversize)) => Refusal::HeadTooLarge,

@@ -70,6 +70,8 @@ pub enum Rule {
     PseudoHeader,
     /// HTTP/2: a field that belongs to an HTTP/1 connection.
     ConnectionSpecific,
+    /// HTTP/2: a message that the protocol's library resets before screening sees it.
+    MessageMalformed,
     /// Upgrade without its connection option, or where none may be.
     UpgradeInvalid,
     /// An expectation that does not exist, or without content.

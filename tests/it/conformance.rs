@@ -10,7 +10,7 @@ use crate::support::frames::{
     STREAM_CLOSED, WINDOW_UPDATE, block, frame, get_block, get_frame,
 };
 use crate::support::origin::ok;
-use crate::support::{Edge, Origin};
+use crate::support::{Edge, Origin, eventually};
 
 /// Sends frames on a connection of its own: it must end, for one of these reasons.
 #[track_caller]
@@ -211,18 +211,20 @@ fn windows_are_kept() {
     assert!(client.frame_where(error).is_some(), "data over the window");
 }
 
-/// Whether the request is refused: reset, or answered with 400, or with it the connection.
+/// Whether the request is refused: reset, or answered with 400, or with it the connection. Returns
+/// the kind of the frame that told.
 #[track_caller]
-fn is_malformed(client: &mut Client, what: &str) {
+fn is_malformed(client: &mut Client, what: &str) -> u8 {
     let end = |frame: &Frame| [HEADERS, RST_STREAM, GOAWAY].contains(&frame.kind);
     let end = client.frame_where(end).unwrap_or_else(|| panic!("{what}: no reason is given"));
     if end.kind != HEADERS {
         assert_eq!(end.error(), PROTOCOL_ERROR, "{what}");
-        return;
+        return end.kind;
     }
     // Behind changes of the table's size (RFC 7541 6.3) stands `:status: 400`, entry 12.
     let first = end.payload.iter().find(|byte| **byte & 0xe0 != 0x20);
     assert_eq!(first, Some(&0x8c), "{what}: answered otherwise than with 400");
+    HEADERS
 }
 
 /// 8.1.1, 8.2, 8.3: a malformed request is an error of its stream and reaches no site.
@@ -255,12 +257,22 @@ fn malformed_requests_reach_no_site() {
         ("a line break in a value", with(&[("x", "a\r\nb: c")])),
         ("a length and no body", with(&[("content-length", "3")])),
     ];
+    let (mut resets, mut answers) = (0, 0);
     for (what, fields) in cases {
         let mut client = frames::open(&edge, "a.test");
         client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, block(&fields)));
-        is_malformed(&mut client, what);
+        match is_malformed(&mut client, what) {
+            RST_STREAM => resets += 1,
+            HEADERS => answers += 1,
+            _ => {} // h2 makes some of them errors of the connection.
+        }
     }
     assert_eq!(origin.accepted(), 0, "none of them");
+    assert!(resets > 0);
+    // Those of which h2 tells nobody, too.
+    eventually("all are counted", || edge.refused("head-malformed") == f64::from(resets + answers));
+    let found = edge.metric("sluss_header_findings_total", &["rule=\"message-malformed\""]);
+    assert_eq!(found, f64::from(resets));
 }
 
 /// 8.1.1: the length that is told and the DATA that comes.
@@ -275,7 +287,7 @@ fn a_body_has_the_length_it_was_said_to_have() {
         client.send_what_is_taken([frame(DATA, END_STREAM, 1, body)]);
         match good {
             true => assert_eq!(client.stream_data(1), b"abc"),
-            false => is_malformed(&mut client, body),
+            false => _ = is_malformed(&mut client, body),
         }
     }
 }

@@ -19,11 +19,17 @@ use super::meter::Meter;
 /// GOAWAY without debug data: head, last stream, reason.
 const GOAWAY_BYTES: usize = 17;
 
+/// A frame's head, and the error code behind that of RST_STREAM (RFC 9113 4.1, 6.4).
+const HEAD_BYTES: usize = 9;
+const RESET_BYTES: usize = HEAD_BYTES + 4;
+const RST_STREAM: u8 = 3;
+
 /// How a connection's client behaves; shared between its stream and its responses.
 #[derive(Debug, Default)]
 pub struct Conduct {
     earned: Cell<u32>,
     flooded: Cell<bool>,
+    malformed: Cell<u32>,
 }
 
 impl Conduct {
@@ -42,9 +48,55 @@ impl Conduct {
         self.earned.set(self.earned.get().saturating_add(earned));
     }
 
+    /// How many of the client's messages h2 has found malformed since this was last asked.
+    pub fn take_malformed(&self) -> u32 {
+        self.malformed.take()
+    }
+
     /// Whether the client is heard no more.
     pub fn flooded(&self) -> bool {
         self.flooded.get()
+    }
+}
+
+/// Counts the streams that are reset with PROTOCOL_ERROR on the bytes as they go out. The edge
+/// itself resets with other codes, so these are what h2 says of malformed messages (RFC 9113
+/// 8.1.1); it tells nobody else.
+#[derive(Debug, Default)]
+struct Resets {
+    head: [u8; RESET_BYTES],
+    /// How much of the next head is there.
+    head_bytes: usize,
+    /// What is left of a payload.
+    skip: usize,
+}
+
+impl Resets {
+    fn count(&mut self, mut bytes: &[u8]) -> u32 {
+        let mut count = 0;
+        loop {
+            let payload = self.skip.min(bytes.len());
+            self.skip -= payload;
+            bytes = &bytes[payload..];
+            let whole = if self.head_bytes < HEAD_BYTES { HEAD_BYTES } else { RESET_BYTES };
+            let part = bytes.len().min(whole - self.head_bytes);
+            self.head[self.head_bytes..][..part].copy_from_slice(&bytes[..part]);
+            self.head_bytes += part;
+            bytes = &bytes[part..];
+            if self.head_bytes < whole {
+                return count;
+            }
+            let [high, middle, low, kind, _flags, _, _, _, _, code @ ..] = self.head;
+            if whole == HEAD_BYTES && kind == RST_STREAM {
+                continue;
+            }
+            if whole == HEAD_BYTES {
+                self.skip = u32::from_be_bytes([0, high, middle, low]) as usize;
+            } else if u32::from_be_bytes(code) == u32::from(h2::Reason::PROTOCOL_ERROR) {
+                count += 1;
+            }
+            self.head_bytes = 0;
+        }
     }
 }
 
@@ -53,6 +105,7 @@ impl Conduct {
 pub struct Metered<T> {
     io: T,
     meter: Meter,
+    resets: Resets,
     conduct: Rc<Conduct>,
     /// How much of the GOAWAY is written.
     told_bytes: usize,
@@ -61,7 +114,8 @@ pub struct Metered<T> {
 impl<T> Metered<T> {
     /// Of a stream of which nothing was read.
     pub fn new(io: T, conduct: Rc<Conduct>) -> Metered<T> {
-        Metered { io, meter: Meter::new(Instant::now()), conduct, told_bytes: 0 }
+        let resets = Resets::default();
+        Metered { io, meter: Meter::new(Instant::now()), resets, conduct, told_bytes: 0 }
     }
 
     /// How many of the bytes are to be passed on; all, where the client behaves.
@@ -77,6 +131,16 @@ impl<T> Metered<T> {
             }
         }
         bytes.len()
+    }
+
+    /// Notes the first `count` bytes of what was written.
+    fn written<'a>(&mut self, mut count: usize, slices: impl IntoIterator<Item = &'a [u8]>) {
+        for slice in slices {
+            let part = count.min(slice.len());
+            let malformed = self.resets.count(&slice[..part]);
+            self.conduct.malformed.set(self.conduct.malformed.get() + malformed);
+            count -= part;
+        }
     }
 
     fn goaway(&self) -> [u8; GOAWAY_BYTES] {
@@ -111,7 +175,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let count = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        self.written(count, [bytes]);
+        Poll::Ready(Ok(count))
     }
 
     fn poll_write_vectored(
@@ -119,7 +185,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+        let count = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
+        self.written(count, slices.iter().map(|slice| &**slice));
+        Poll::Ready(Ok(count))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -173,6 +241,18 @@ mod tests {
         let mut told = Vec::new();
         client.read_to_end(&mut told).await.unwrap();
         (passed, told)
+    }
+
+    #[test]
+    fn resets_for_malformed_messages_are_counted_wherever_the_bytes_are_cut() {
+        let reset = |code: u8| [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, code];
+        // The payload of the first looks like the head of a reset.
+        let data = [&[0, 0, 13, 0, 0, 0, 0, 0, 1][..], &reset(1)].concat();
+        let bytes = [&data[..], &reset(1), &reset(8), &HEADERS, &reset(1)].concat();
+        for cut in 0..=bytes.len() {
+            let mut resets = Resets::default();
+            assert_eq!(resets.count(&bytes[..cut]) + resets.count(&bytes[cut..]), 2, "at {cut}");
+        }
     }
 
     #[tokio::test]
