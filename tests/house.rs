@@ -239,6 +239,29 @@ fn pure_files_have_no_clock_no_socket_no_file_and_no_state() {
     expect_none(found);
 }
 
+/// The fuzz targets take the room's sources by path: what it imports must be theirs as well.
+#[test]
+fn the_fuzz_targets_have_what_the_screening_room_imports() {
+    let manifest = fs::read_to_string(root().join("fuzz/Cargo.toml")).expect("the targets");
+    let taken = |source: &&Source| {
+        let room = source.room().is_some_and(|room| ["names", "refusal", "screen"].contains(&room));
+        room && !source.is_test() && !source.path.ends_with("/properties.rs")
+    };
+    let mut found = Vec::new();
+    for source in sources().iter().filter(taken) {
+        for (at, line) in source.code() {
+            let name = line.strip_prefix("use ").and_then(|rest| rest.split("::").next());
+            let own = |name: &str| ["core", "crate", "self", "std", "super"].contains(&name);
+            if let Some(name) = name.filter(|name| !own(name))
+                && !manifest.contains(&format!("\n{name} = "))
+            {
+                found.push(format!("{}:{at}: fuzz/Cargo.toml lacks {name}", source.path));
+            }
+        }
+    }
+    expect_none(found);
+}
+
 #[test]
 fn files_can_be_read_in_one_sitting() {
     let too_long = |source: &Source| {
