@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""What the load generator and `sluss size` promise, one line of PASS or FAIL each.
+
+    cargo build --release
+    python3 benches/load/run.py                 # everything: some 13 minutes, most of it `sluss size` twice
+    python3 benches/load/run.py --only generator        # half a minute
+    python3 benches/load/run.py --quick                 # rough figures, 5 minutes: tests this script
+
+The server has CPU 0, the generator CPU 1; `sluss size` divides the cores in the same way. The figures:
+
+    schedule    p99 of how late 5,000 requests a second are begun, under 0.2 ms
+    client      full TLS 1.3 handshakes with an ECDSA server for a second of the generator's CPU, 4,000 at least
+    rsa         5 times what a one-core RSA-2048 server completes is offered, and the generator is not late
+    agreement   two runs of `sluss size` differ by less than 10 %, in each figure
+    h2load      the handshakes of `sluss size` are within 10 % of what h2load gets from an edge like it: each
+                connection new, one request, all at once and none refused
+
+A machine that does something else makes them fail: what runs beside is told first. Exit code 1 where a line
+fails. Needs nginx, h2load, openssl and taskset; loopback only; everything started here is ended here, by its
+process id.
+"""
+import argparse, importlib.util, json, os, pathlib, re, shutil, signal, statistics, subprocess, sys, tempfile, time
+
+HERE = pathlib.Path(__file__).resolve().parent
+SPEC = importlib.util.spec_from_file_location("peers", HERE.parent / "peers/run.py")
+peers = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(peers)
+
+SCHEDULE_MS = 0.2
+CLIENT_PER_SECOND = 4_000
+# Of an arrival in an overload of 5 times the capacity: what is later cannot tell of a wait of 250 ms.
+LATE_MS = 25
+APART = 0.10
+# Beyond what any edge here completes, for its saturation.
+FLOOD = 4_000
+FIGURE = re.compile(r"^(.+): (\d+)/s \(", re.MULTILINE)
+FAILED = []
+
+
+def tell(name, holds, words):
+    if not holds:
+        FAILED.append(name)
+    print(f"{'PASS' if holds else 'FAIL'}  {name:10} {words}", flush=True)
+
+
+def load(port, seconds, traffic):
+    command = ["taskset", "-c", "1", ARGS.sluss, "load", f"https://{peers.HOST}:{port}/", "--connect",
+               f"127.0.0.1:{port}", "--insecure", "--json", "--duration", f"{seconds}s", "--traffic", traffic]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds * 6 + 60)
+    if not done.stdout:
+        raise RuntimeError(done.stderr[-500:])
+    return json.loads(done.stdout)["traffics"][0]
+
+
+def end(child):
+    child.send_signal(signal.SIGTERM)
+    try:
+        child.wait(15)
+    except subprocess.TimeoutExpired:
+        child.kill()
+
+
+def server(folder, key):
+    """One that answers by itself, on one core."""
+    port = peers.free_port()
+    conf = peers.NGINX_HEAD.format(d=folder, n=f"server-{key}") + f"""
+  ssl_certificate {folder}/{key}.crt; ssl_certificate_key {folder}/{key}.key; ssl_protocols TLSv1.3;
+  ssl_session_tickets off; ssl_ecdh_curve X25519;
+  server {{ listen 127.0.0.1:{port} ssl backlog=4096; location / {{ return 200 "hello"; }} }} }}"""
+    stage = peers.Peers(folder, key)
+    log = f"{folder}/server-{key}.log"
+    return port, stage.spawn(f"server-{key}", conf, ["nginx", "-p", folder, "-e", log, "-c"], 0, port)
+
+
+def generator(folder):
+    handshakes = "kind=handshakes,timeout=1500ms,group=x25519"
+    seconds = 3 if ARGS.quick else 10
+    port, child = server(folder, "ecdsa")
+    try:
+        load(port, 1, "kind=requests,rate=500,connections=16")
+        lane = load(port, seconds, "kind=requests,rate=5000,connections=16,arrivals=constant")
+        late = lane["generator"]["lateness"]
+        tell("schedule", late["p99"] < SCHEDULE_MS, f"5,000 requests/s: begun {late['p50']:.3f} ms late at p50, "
+             f"{late['p99']:.3f} at p99 (goal {SCHEDULE_MS}), {late['max']:.1f} at most")
+        most = load(port, 2, f"{handshakes},rate={FLOOD}")["completed_per_second"]
+        lane = load(port, seconds, f"{handshakes},rate={0.7 * most:.0f}")
+        rate, cpu = lane["completed_per_second"], lane["generator"]["thread_cpu"]
+        tell("client", rate / cpu >= CLIENT_PER_SECOND, f"{rate / cpu:,.0f} full ECDSA handshakes for a second of CPU "
+             f"(goal {CLIENT_PER_SECOND:,}); {rate:,.0f}/s took {cpu:.0%} of the core, {most:,.0f}/s is what the server can")
+    finally:
+        end(child)
+    port, child = server(folder, "rsa")
+    try:
+        most = load(port, 2, f"{handshakes},rate={FLOOD}")["completed_per_second"]
+        lane = load(port, seconds, f"{handshakes},rate={5 * most:.0f}")
+        late, cpu = lane["generator"]["lateness"], lane["generator"]["thread_cpu"]
+        unsent = lane["outcomes"].get("not_sent", 0)
+        tell("rsa", late["p99"] < LATE_MS and not unsent, f"{lane['offered_per_second']:,.0f}/s offered to a server of "
+             f"{most:,.0f}/s: begun {late['p99']:.1f} ms late at p99 (goal {LATE_MS}), {unsent} not sent, {cpu:.0%} of the core")
+    finally:
+        end(child)
+
+
+def size(folder, run):
+    """The figures of one run, by kind."""
+    base = pathlib.Path(folder) / "size"
+    for sub in ("sites", "certs/ecdsa", "certs/rsa"):
+        (base / sub).mkdir(parents=True, exist_ok=True)
+    for key in ("ecdsa", "rsa"):
+        shutil.copy(f"{folder}/{key}.crt", base / f"certs/{key}/fullchain.pem")
+        shutil.copy(f"{folder}/{key}.key", base / f"certs/{key}/privkey.pem")
+    (base / "sites/bench.toml").write_text(f'hosts = ["{peers.HOST}"]\nupstreams = ["http://127.0.0.1:9"]\n')
+    (base / "sluss.toml").write_text('[listen]\nhttps = ["127.0.0.1:0"]\nhttp = []\nadmin = "127.0.0.1:0"\n')
+    command = [ARGS.sluss, "size", "-c", f"{base}/sluss.toml", "--out", f"{base}/{run}.toml"]
+    begun = time.time()
+    done = subprocess.run(command + ["--quick"] * ARGS.quick, capture_output=True, text=True, timeout=660)
+    told = done.stdout + done.stderr
+    figures = {kind: int(figure) for kind, figure in FIGURE.findall(told)}
+    tell(f"size {run}", done.returncode == 0, f"{time.time() - begun:.0f} s; " + (
+        ", ".join(f"{kind} {figure:,}/s" for kind, figure in figures.items())
+        if done.returncode == 0 else " ".join(told.split())[-300:]))
+    return figures
+
+
+def h2load(port, count):
+    """Connections a second, each with one request, where all come at once."""
+    command = ["taskset", "-c", "1", "h2load", "--h1", "-n", str(count), "-c", str(count), f"--connect-to=127.0.0.1:{port}",
+               "--groups=X25519", f"https://{peers.HOST}:{port}/1k"]
+    text = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    done, took = re.search(r"(\d+) succeeded", text), re.search(r"finished in ([\d.]+)(ms|s)", text)
+    if not done or int(done.group(1)) < count:
+        raise RuntimeError(text[-500:])
+    return count / float(took.group(1)) * (1000 if took.group(2) == "ms" else 1)
+
+
+def others(folder, key):
+    """What h2load gets from an edge with that key; the median of three."""
+    stage = peers.Peers(folder, key)
+    origin = stage.start_origin()
+    port, child = stage.sluss(queues='request_depth = 20000\nhandshake_depth = 1000000\nhandshake_deadline = "60s"')
+    try:
+        h2load(port, 200)
+        return statistics.median(h2load(port, 1000 if ARGS.quick else 4000) for _ in range(3))
+    finally:
+        end(child)
+        end(origin)
+
+
+def sizing(folder):
+    first = size(folder, 1)
+    by = {key: others(folder, key) for key in ("ecdsa", "rsa")}
+    second = size(folder, 2)
+    if not first or first.keys() != second.keys():
+        return tell("agreement", False, "there are not two runs to compare")
+    apart = {kind: abs(first[kind] - second[kind]) / max(first[kind], second[kind]) for kind in first}
+    widest = max(apart, key=apart.get)
+    tell("agreement", apart[widest] <= APART, ", ".join(f"{kind} {share:.1%}" for kind, share in apart.items()))
+    for key, name in (("ecdsa", "ECDSA"), ("rsa", "RSA")):
+        kind = next(kind for kind in first if kind.startswith(name))
+        mean, batch = (first[kind] + second[kind]) / 2, by[key]
+        tell("h2load", abs(mean - batch) / batch <= APART, f"{kind}: size {mean:,.0f}/s, h2load {batch:,.0f}/s "
+             f"({mean / batch - 1:+.1%})")
+
+
+def main():
+    busy = os.getloadavg()[0]
+    if busy > 0.5:
+        print(f"note: the load average is {busy:.1f}; the goals are for a machine that does nothing else")
+    folder = tempfile.mkdtemp(prefix="sluss-load-")
+    os.chmod(folder, 0o755)
+    try:
+        peers.certificate(folder, "ecdsa", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+        peers.certificate(folder, "rsa", "rsa:2048")
+        if "generator" in ARGS.only:
+            generator(folder)
+        if "size" in ARGS.only:
+            sizing(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(f"\n{len(FAILED)} failed" + (": " + ", ".join(FAILED) if FAILED else ""))
+    sys.exit(1 if FAILED else 0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sluss", default=str(HERE.parents[1] / "target/release/sluss"))
+    parser.add_argument("--only", nargs="*", choices=["generator", "size"], default=["generator", "size"])
+    parser.add_argument("--quick", action="store_true")
+    ARGS = parser.parse_args()
+    peers.ARGS = ARGS
+    main()
