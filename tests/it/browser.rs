@@ -88,6 +88,28 @@ fn a_browser_shows_the_demo() {
     assert!(!shown.contains("<h1>blog</h1>"), "{shown}");
 }
 
+/// On a desk and on a phone, by day and in a dark room, from the file alone.
+#[test]
+fn a_browser_shows_the_page_of_a_load() {
+    let (Some(mut node), Some(chromium)) = (tool("node"), tool("chromium")) else { return };
+    let origin = Origin::answering(|_| ok("hello"));
+    let edge = Edge::before(origin.url());
+    let page = edge.folder().join("load.html");
+    let mut load = Command::new(env!("CARGO_BIN_EXE_sluss"));
+    load.args(["load", "https://a.test/", "--insecure", "--duration", "3s", "--connect"])
+        .arg(edge.https[0].to_string())
+        .args(["--arrivals", "constant", "--rate", "100"])
+        .args(["--traffic", "kind=requests", "--traffic", "kind=handshakes"])
+        .arg("--html")
+        .arg(&page);
+    let (good, _, told) = run(&mut load);
+    assert!(good, "{told}");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/report.mjs");
+    let (good, out, told) =
+        run(node.arg(script).arg(&page).env("CHROMIUM", chromium.get_program()));
+    assert!(good, "{}{told}", String::from_utf8_lossy(&out));
+}
+
 /// What the page says of itself comes back to the site as a request.
 const PAGE: &str = "<!doctype html><title>chat</title><img src=/held><script>
 const protocol = performance.getEntriesByType('navigation')[0].nextHopProtocol;
