@@ -180,20 +180,21 @@ fn where_to_look(ready: &Ready) -> String {
     format!(
         "\nWatch it as you like best:\n  \
          Dashboard: http://{1}/\n  \
-         sluss top -c {0}/sluss.toml\n  sluss status -c {0}/sluss.toml\n  \
-         sluss findings -c {0}/sluss.toml\n  \
+         {4} top -c {0}/sluss.toml\n  {4} status -c {0}/sluss.toml\n  \
+         {4} findings -c {0}/sluss.toml\n  \
          curl -s http://{1}/metrics | grep sluss_alarm\n\
          {2}{3}  tail -f {0}/access.log\n",
         FOLDER,
         ready.admin,
         curl(port, "blog", "-i ", "/"),
         curl(port, "shop", "-i ", "/checkout/"),
+        program(),
     )
 }
 
 /// What to try, with the ports that are really served.
 fn instructions(ready: &Ready) -> String {
-    let port = port(ready);
+    let (port, program) = (port(ready), program());
     let mut text = String::from("\nThe edge serves three sites:\n");
     for (name, what) in SITES {
         text += &format!("  https://{name}.localhost:{port}/  {what}\n");
@@ -203,16 +204,21 @@ fn instructions(ready: &Ready) -> String {
     text += &curl(port, "shop", "--http1.1 -i ", "/slow");
     text += &curl(port, "legacy", "-i ", "/");
     text += &format!(
-        "  sluss findings -c {FOLDER}/sluss.toml\n  sluss status -c {FOLDER}/sluss.toml\n  \
-         sluss reload -c {FOLDER}/sluss.toml\n\n\
+        "  {program} findings -c {FOLDER}/sluss.toml\n  {program} status -c {FOLDER}/sluss.toml\n  \
+         {program} reload -c {FOLDER}/sluss.toml\n\n\
          Dashboard: http://{}/\n\
          Browser: open https://blog.localhost:{port}/ after importing {CERTIFICATES}/ca.pem \
          as an authority (or accept the warning).\n\
          The configuration is in {FOLDER}; change it and reload. Ctrl-C ends the demo.\n\
-         See it go wrong: sluss demo --incident queues (or headers, silence, failover).\n",
+         See it go wrong: {program} demo --incident queues (or headers, silence, failover).\n",
         ready.admin,
     );
     text
+}
+
+/// As it was called: `cargo run` calls it by its path, and it is not on the shell's.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "sluss".to_owned())
 }
 
 fn port(ready: &Ready) -> u16 {
