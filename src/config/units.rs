@@ -10,10 +10,11 @@ use std::time::Duration;
 /// # Errors
 /// A sentence on what is wrong with the text.
 pub fn duration(text: &str) -> Result<Duration, String> {
+    use humantime::DurationError::UnknownUnit;
+
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    use humantime::DurationError::UnknownUnit;
     humantime::parse_duration(text).map_err(|error| match error {
         UnknownUnit { unit, .. } if unit.is_empty() => "it has no unit".to_string(),
         UnknownUnit { unit, .. } => format!("the unit {unit:?} is not known"),

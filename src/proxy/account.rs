@@ -98,7 +98,7 @@ impl Account {
     /// No endpoint has answered.
     pub fn upstream_failed(&mut self, failure: &Failure) {
         let refusal = failure.refusal;
-        self.endpoint = failure.endpoint.clone();
+        self.endpoint.clone_from(&failure.endpoint);
         if let Some(permit) = self.permit.take() {
             match refusal.side() {
                 Side::Upstream => permit.failed(),

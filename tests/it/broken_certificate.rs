@@ -65,7 +65,7 @@ fn one_broken_certificate_among_two_hundred_holds_up_no_other() {
         fs::copy(folder.with_file_name("b.test/privkey.pem"), folder.join("privkey.pem")).unwrap();
     });
     check(&edge, "empty", "is empty", |folder| {
-        fs::write(folder.join("fullchain.pem"), "").unwrap()
+        fs::write(folder.join("fullchain.pem"), "").unwrap();
     });
     check(&edge, "garbage", "has 10485760 bytes", |folder| {
         fs::write(folder.join("fullchain.pem"), pattern(10 << 20)).unwrap();

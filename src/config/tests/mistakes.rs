@@ -22,7 +22,6 @@ fn check_added(line: &str, place: &str, words: &[&str]) {
 
 #[test]
 fn mistakes_in_the_main_file_are_told_with_line_and_key() {
-    let main = "sluss.toml";
     for (text, place, words) in [
         ("\n[queus]\nhandshake_depth = 1", ":2 queus", &["did you mean queues?"][..]),
         ("[queues]\nhandshake_dept = 1", ":2 queues.handshake_dept", &["handshake_depth?"]),
@@ -91,7 +90,7 @@ fn mistakes_in_the_main_file_are_told_with_line_and_key() {
         ("[runtime]\nuser = \"no such\"", ":2 runtime.user", &["no such user"]),
         ("listen = 5", ":1 listen", &["expected a table"]),
     ] {
-        check_main(text, &format!("{main}{place}"), words);
+        check_main(text, &format!("sluss.toml{place}"), words);
     }
 }
 
