@@ -2,7 +2,7 @@
 //!
 //! Device, inode, size and both time stamps equal means the same contents, with one gap: a file
 //! written again within one tick of the file system's clock. So an identity whose change stamp,
-//! which no program can set, was not older than [`SETTLED_AFTER_SECONDS`] when it was taken proves
+//! which no program can set, was not older than `SETTLED_AFTER_SECONDS` when it was taken proves
 //! nothing at the next reload: the file is read again.
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -19,12 +19,11 @@ A machine that does something else makes them fail: what runs beside is told fir
 fails. Needs nginx, h2load, openssl and taskset; loopback only; everything started here is ended here, by its
 process id.
 """
-import argparse, importlib.util, json, os, pathlib, re, shutil, signal, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, pathlib, re, shutil, signal, statistics, subprocess, sys, tempfile, time
 
 HERE = pathlib.Path(__file__).resolve().parent
-SPEC = importlib.util.spec_from_file_location("peers", HERE.parent / "peers/run.py")
-peers = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(peers)
+sys.path.insert(0, str(HERE.parent / "peers"))
+import peers
 
 SCHEDULE_MS = 0.2
 CLIENT_PER_SECOND = 4_000
@@ -67,7 +66,7 @@ def server(folder, key):
   ssl_certificate {folder}/{key}.crt; ssl_certificate_key {folder}/{key}.key; ssl_protocols TLSv1.3;
   ssl_session_tickets off; ssl_ecdh_curve X25519;
   server {{ listen 127.0.0.1:{port} ssl backlog=4096; location / {{ return 200 "hello"; }} }} }}"""
-    stage = peers.Peers(folder, key)
+    stage = peers.Peers(folder, key, ARGS.sluss)
     log = f"{folder}/server-{key}.log"
     return port, stage.spawn(f"server-{key}", conf, ["nginx", "-p", folder, "-e", log, "-c"], 0, port)
 
@@ -135,7 +134,7 @@ def h2load(port, count):
 
 def others(folder, key):
     """What h2load gets from an edge with that key; the median of three."""
-    stage = peers.Peers(folder, key)
+    stage = peers.Peers(folder, key, ARGS.sluss)
     origin = stage.start_origin()
     port, child = stage.sluss(queues='request_depth = 20000\nhandshake_depth = 1000000\nhandshake_deadline = "60s"')
     try:
@@ -187,5 +186,4 @@ if __name__ == "__main__":
     parser.add_argument("--only", nargs="*", choices=["generator", "size"], default=["generator", "size"])
     parser.add_argument("--quick", action="store_true")
     ARGS = parser.parse_args()
-    peers.ARGS = ARGS
     main()
