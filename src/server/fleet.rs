@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
-use tokio::task::LocalSet;
 
 use crate::listener::{Accepted, Acceptor};
 use crate::proxy::connection::{self, Arrival};
@@ -137,8 +137,10 @@ fn lower_priority() {
 
 fn run_thread(number: usize, work: impl Future<Output = ()>) {
     shards::register_thread(number);
-    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => LocalSet::new().block_on(&runtime, work),
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    // Not a `LocalSet` on a plain runtime: that writes to an eventfd for each batch of events.
+    match builder.enable_all().build_local(LocalOptions::default()) {
+        Ok(runtime) => runtime.block_on(work),
         Err(error) => tracing::error!(%error, "a thread has no runtime; its connections wait"),
     }
 }

@@ -72,7 +72,7 @@ impl PutOff {
     }
 
     /// Settles when a flush that was put off comes: now, where this tells `true`; else, since there
-    /// is `more` to come, the task of `cx` is woken for it soon. Must run in a `LocalSet`.
+    /// is `more` to come, the task of `cx` is woken for it soon. Must run where `spawn_local` may be called.
     pub fn settle(self: &Rc<PutOff>, more: bool, cx: &Context<'_>) -> bool {
         let mut state = self.0.borrow_mut();
         match *state {
