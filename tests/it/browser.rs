@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use crate::support::authority::authority;
 use crate::support::origin::ok;
 use crate::support::tools::{run, tool};
-use crate::support::{Edge, Origin, eventually, wait_for, websocket};
+use crate::support::{Edge, Origin, Setup, eventually, wait_for, websocket};
 
 /// Killed and collected when the test is over, however it ends.
 struct Running(Child);
@@ -162,4 +162,48 @@ fn a_browser_speaks_http_2_and_websocket() {
     let line = edge.logged("its line", |line| line["url.path"] == "/chat");
     assert_eq!(line["http.response.status_code"], 101);
     assert_eq!(edge.refused("http2-flood"), 0.0);
+}
+
+/// A visitor who comes back again and again, each time on a new connection.
+const VISITS: &str = "<!doctype html><title>visits</title><script>
+for (let visit = 0; visit < 60; visit++) {
+  const request = new XMLHttpRequest();
+  request.open('GET', '/visit', false);
+  request.send();
+  const rested = performance.now() + 250;
+  while (performance.now() < rested);
+}
+</script><p>all of them";
+
+#[test]
+fn a_browser_resumes_its_session_before_and_after_a_reload() {
+    let origin = Origin::answering(|request| match request.target() {
+        "/" => {
+            let length = VISITS.len();
+            let fields = format!("Content-Type: text/html\r\nContent-Length: {length}");
+            format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n{VISITS}").into_bytes()
+        }
+        _ => ok(""),
+    });
+    let setup = Setup::default().set("timeouts.idle", r#""100ms""#);
+    let edge = setup.site("a.test", origin.url()).start();
+    edge.write("authority.pem", &authority().pem());
+    let trusted = edge.folder().join("authority.pem");
+    let home = tempfile::tempdir().unwrap();
+    let url = format!("https://a.test:{}/", edge.https[0].port());
+    let done = |resumed: &[&str]| {
+        edge.metric("sluss_handshakes_total", &[&["result=\"ok\""], resumed].concat())
+    };
+    std::thread::scope(|scope| {
+        let browsing = scope.spawn(|| page(home.path(), Some(&trusted), &url));
+        eventually("half of the visits", || done(&[]) >= 20.0 || browsing.is_finished());
+        edge.issue("a.test");
+        assert_eq!(edge.command("reload").0, 0);
+        let before = done(&[]);
+        let Some(shown) = browsing.join().unwrap() else { return };
+        assert!(shown.contains("all of them"), "{shown}");
+        let (all, resumed) = (done(&[]), done(&["resumed=\"true\""]));
+        assert!(all > before && all >= 40.0, "{all} handshakes, {before} before the reload");
+        assert!(resumed >= 0.95 * all, "{resumed} of {all}");
+    });
 }
