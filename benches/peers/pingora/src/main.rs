@@ -44,7 +44,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [port, origin, certificate, key] = arguments.as_slice() else {
         return Err("usage: pingora-peer PORT ORIGIN CERTIFICATE KEY".into());
     };
-    let conf = ServerConf { threads: 1, upstream_keepalive_pool_size: 4096, ..ServerConf::default() };
+    let conf =
+        ServerConf { threads: 1, upstream_keepalive_pool_size: 4096, ..ServerConf::default() };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     let mut tls = TlsSettings::intermediate(certificate, key)?;
