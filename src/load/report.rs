@@ -67,6 +67,10 @@ pub struct TrafficReport {
     pub statuses: BTreeMap<u16, u64>,
     /// By span name; the completed work's times.
     pub spans: BTreeMap<String, Quantiles>,
+    /// From taken up to turned away, of what was refused: how long the server let people wait for
+    /// its no.
+    #[serde(default)]
+    pub refused: Quantiles,
     /// Total latency over all arrivals.
     pub of_all: OfAll,
     /// TLS sessions that were resumed.
@@ -205,6 +209,7 @@ impl TrafficReport {
             outcomes: named(&tally.outcomes),
             statuses: tally.statuses.clone(),
             spans: spans(tally),
+            refused: quantiles(&tally.refused),
             of_all: of_all(total, offered),
             resumed: tally.resumed,
             bytes: tally.bytes,
@@ -493,6 +498,8 @@ mod tests {
         assert_eq!(report.of_all.p90, None);
         near(report.span(Span::Total).p99, 10.0);
         assert_eq!(report.count(Outcome::RefusedReset), 20);
+        assert_eq!(report.refused.count, 20);
+        near(report.refused.max, 10.0);
         near(report.completed_per_second, 80.0);
     }
 

@@ -51,7 +51,7 @@ fn write_traffic(out: &mut String, traffic: &TrafficReport) {
 }
 
 fn write_spans(out: &mut String, traffic: &TrafficReport) {
-    if traffic.spans.is_empty() {
+    if traffic.spans.is_empty() && traffic.refused.count == 0 {
         return;
     }
     let _ = writeln!(
@@ -64,6 +64,9 @@ fn write_spans(out: &mut String, traffic: &TrafficReport) {
         if quantiles.count > 0 {
             let _ = writeln!(out, "  {:<12}{}", span.name(), columns(&quantiles));
         }
+    }
+    if traffic.refused.count > 0 {
+        let _ = writeln!(out, "  {:<12}{}", "refused", columns(&traffic.refused));
     }
     let all = &traffic.of_all;
     let shown = |value: Option<f64>| value.map_or("never".to_owned(), milliseconds);
@@ -147,6 +150,8 @@ pub(super) mod tests {
                 "outcomes":{"completed":800,"refused_reset":200},"statuses":{},
                 "spans":{"total":{"count":800,"mean":3.0,"min":1.0,"p50":2.5,"p90":5.0,"p95":6.0,
                                   "p99":12.34,"p999":1234.5,"max":1300.0}},
+                "refused":{"count":200,"mean":1.0,"min":1.0,"p50":1.0,"p90":1.0,"p95":1.0,
+                           "p99":2.5,"p999":2.5,"max":77.7},
                 "of_all":{"p50":2.9,"p90":null,"p99":null},"resumed":0,"bytes":0,"reconnects":0,
                 "fairness":null,"hosts":[],"series":[],"curves":{},
                 "generator":{"lateness":{"count":1,"mean":0,"min":0,"p50":0,"p90":0,"p95":0,
@@ -186,6 +191,7 @@ pub(super) mod tests {
         for part in [
             "refused by reset             200   20.00 %",
             "12.3     1234     1300",
+            "2.50     77.7",
             "never",
             "NOT TO BE TRUSTED: too slow",
             "3 × TLS: odd",

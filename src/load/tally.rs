@@ -24,6 +24,8 @@ pub struct Tally {
     pub(super) outcomes: [u64; Outcome::ALL.len()],
     pub(super) statuses: BTreeMap<u16, u64>,
     pub(super) spans: Vec<Histogram<u64>>,
+    /// From taken up to turned away.
+    pub(super) refused: Histogram<u64>,
     pub(super) lateness: Histogram<u64>,
     pub(super) slots: Vec<Slot>,
     pub(super) hosts: Vec<HostTally>,
@@ -64,6 +66,7 @@ impl Tally {
             outcomes: [0; Outcome::ALL.len()],
             statuses: BTreeMap::new(),
             spans: Span::ALL.iter().map(|_| fine()).collect(),
+            refused: fine(),
             lateness: fine(),
             slots: vec![Slot { offered: 0, ended: [0; Family::ALL.len()], total: coarse() }; slots],
             hosts: vec![HostTally::default(); hosts],
@@ -94,6 +97,10 @@ impl Tally {
         let host = &mut self.hosts[fact.host];
         host.offered += 1;
         host.outcomes[outcome] += 1;
+        if fact.outcome.family() == Family::Refused {
+            let since = Span::ClosedLoop.of(&fact.times).or(Span::Total.of(&fact.times));
+            self.refused.saturating_record(microseconds(since.unwrap_or_default()));
+        }
         if !fact.outcome.is_timed() {
             return;
         }
@@ -132,6 +139,7 @@ impl Tally {
         for (mine, theirs) in self.spans.iter_mut().zip(&other.spans) {
             join(mine, theirs);
         }
+        join(&mut self.refused, &other.refused);
         join(&mut self.lateness, &other.lateness);
         for (mine, theirs) in self.slots.iter_mut().zip(&other.slots) {
             mine.offered += theirs.offered;

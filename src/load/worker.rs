@@ -76,7 +76,8 @@ pub(super) fn spawn(job: Job) -> io::Result<()> {
         if job.beside_established {
             // Refused only by an odd sandbox; then the lateness in the report tells.
             let me = Some(rustix::thread::gettid());
-            let _ = rustix::process::setpriority_process(me, STEP_BACK);
+            let own = rustix::process::getpriority_process(me).unwrap_or(0);
+            let _ = rustix::process::setpriority_process(me, own + STEP_BACK);
         }
         runtime.block_on(work(job));
     })?;
