@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 
 use divan::Bencher;
 use sluss::admission::{Permit, Rate, RequestGate, RequestLimits};
-use sluss::queue::{Entry, FairQueue, Lane, Limits};
+use sluss::queue::{Entry, FairQueue, Lane, Limits, Sort};
 
 fn main() {
     divan::main();
 }
 
 fn entry(key: u32, since: Instant) -> Entry<u32, u64> {
-    Entry { key, weight: 1, cost: 150, lane: Lane::InOrder, since, item: 0 }
+    Entry { key, weight: 1, cost: 150, lane: Lane::InOrder, sort: Sort::Heavy, since, item: 0 }
 }
 
 /// A queue of 512 places with 511 taken by so many keys.
 fn queue(keys: u32, now: Instant) -> FairQueue<u32, u64> {
-    let mut queue = FairQueue::new(Limits { depth: 512, deadline: Duration::from_secs(3_600) });
+    let hour = Duration::from_secs(3_600);
+    let mut queue = FairQueue::new(Limits { depth: 512, deadline: hour, patience: hour });
     for item in 0..511 {
         queue.push(entry(item % keys, now), now);
     }

@@ -16,13 +16,25 @@
 //! - **Lanes.** Keys of [`Lane::Ahead`] have turns before those of [`Lane::InOrder`], but never two
 //!   together while one of the latter waits: an urgent key waits for one turn at most (and those of
 //!   other urgent keys), and a plain one is delayed, never starved.
-//! - **Order inside a key.** First in first out while the key's oldest is younger than half the
+//! - **Sorts.** Entries of a key are [`Sort::Heavy`] or [`Sort::Light`]. While both sorts wait, the
+//!   key's turns go to the one that has been served less cost, so that many of one sort do not shut
+//!   out the few of the other; a key is put out of its more numerous sort first. Between keys sorts
+//!   make no difference.
+//! - **Order inside a sort.** First in first out while its oldest is younger than half the
 //!   deadline, then newest first: when not all can be served in time, some are served soon rather
 //!   than all late.
+//! - **Standing lines.** A line, the entries of one key and sort, that has not been empty for a whole
+//!   deadline is offered more than it is served, and waiting will not mend that. From then until its
+//!   last entry leaves an entry of it waits for `patience` at most, newest first: those who cannot
+//!   be served are told soon (the idea of CoDel, Nichols, Jacobson 2012). The last line that stood
+//!   and was empty for less than a deadline stands again at once: a flood draws breath. A burst that
+//!   can be served in time is not touched, and neither are the other lines. With `patience` no
+//!   shorter than the deadline there is no such rule. Such an entry leaves at its key's turn, or at
+//!   any push or `expire` while its key is the fattest.
 //!
 //! States of an entry: *waiting* from `push` until it leaves, exactly once, by `pop` ([`Why::Turn`],
-//! [`Why::Gone`], [`Why::Expired`]), by another's `push` or by `shed` ([`Why::Displaced`],
-//! [`Why::Expired`]), by `expire`, or by `remove` of its [`Ticket`], which is stale from then on.
+//! [`Why::Gone`], [`Why::Expired`], [`Why::Standing`]), by another's `push` or by `shed` (these and
+//! [`Why::Displaced`]), by `expire`, or by `remove` of its [`Ticket`], which is stale from then on.
 //! A key exists exactly while it has entries: memory depends on `depth`, not on the keys ever seen.
 //! Credit left when a key's last entry leaves is forgotten.
 //!
@@ -63,6 +75,8 @@ pub struct FairQueue<K, T> {
     /// Keys by fatness; none has fatness 0.
     fatness: Vec<List<Key<K, T>>>,
     fattest: usize,
+    /// The last line that stood, and when it became empty.
+    stood: Option<(K, Sort, Instant)>,
     quantum: u64,
     serial: u64,
 }
@@ -74,6 +88,9 @@ pub struct Limits {
     pub depth: usize,
     /// Age past which an entry is not served.
     pub deadline: Duration,
+    /// The same in a line that has not been empty for a whole deadline; no rule of its own where it
+    /// is no shorter.
+    pub patience: Duration,
 }
 
 /// What comes into the queue.
@@ -87,6 +104,8 @@ pub struct Entry<K, T> {
     pub cost: u32,
     /// The key's lane; holds for as long as the key has entries.
     pub lane: Lane,
+    /// Which of the key's two lines it waits in.
+    pub sort: Sort,
     /// When the wait began.
     pub since: Instant,
     /// The thing that waits.
@@ -100,6 +119,15 @@ pub enum Lane {
     Ahead,
     /// Has its turn when the round comes to it.
     InOrder,
+}
+
+/// Two sorts of work of one key that must not shut each other out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sort {
+    /// What costs most, and all work where no difference is made.
+    Heavy,
+    /// What costs little.
+    Light,
 }
 
 /// Names one entry for as long as it waits.
@@ -140,6 +168,8 @@ pub enum Why {
     Expired,
     /// The queue was full, and this was the fattest key's oldest.
     Displaced,
+    /// Its line has been offered more than it is served for long, and this was its oldest.
+    Standing,
 }
 
 struct Waiter<T> {
@@ -147,8 +177,9 @@ struct Waiter<T> {
     since: Instant,
     cost: u64,
     key: usize,
+    sort: Sort,
     serial: u64,
-    of_key: Links,
+    of_sort: Links,
     of_ages: Links,
 }
 
@@ -157,12 +188,29 @@ struct Key<K, T> {
     weight: u64,
     lane: Lane,
     credit: u64,
-    waiting: List<Waiter<T>>,
+    /// By sort.
+    lines: [Line<T>; 2],
     count: u64,
     /// Its bucket in `FairQueue::fatness`.
     fatness: usize,
     of_lane: Links,
     of_fatness: Links,
+}
+
+/// The waiting entries of one key and sort.
+struct Line<T> {
+    waiting: List<Waiter<T>>,
+    count: u64,
+    /// Since when it has not been empty.
+    since: Option<Instant>,
+    /// Cost served; comparable with the other sort's while both wait.
+    served: u64,
+}
+
+impl<T> Line<T> {
+    fn new() -> Line<T> {
+        Line { waiting: List::new(|waiter| &mut waiter.of_sort), count: 0, since: None, served: 0 }
+    }
 }
 
 impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
@@ -180,6 +228,7 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
             last_lane: Lane::InOrder,
             fatness: Vec::new(),
             fattest: 0,
+            stood: None,
             quantum: 0,
             serial: 0,
         }
@@ -199,6 +248,7 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
             return Pushed { ticket: Ticket { at: usize::MAX, serial }, left: Some(left) };
         }
         let key = self.key_for(&entry);
+        let begins = self.begins(&entry, now);
         let cost = u64::from(entry.cost.max(1));
         self.quantum = self.quantum.max(cost);
         let at = self.entries.insert(Waiter {
@@ -206,14 +256,23 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
             since: entry.since,
             cost,
             key,
+            sort: entry.sort,
             serial,
-            of_key: Links::UNLINKED,
+            of_sort: Links::UNLINKED,
             of_ages: Links::UNLINKED,
         });
         self.ages.push_back(&mut self.entries, at);
         let owner = &mut self.keys[key];
-        owner.waiting.push_back(&mut self.entries, at);
         owner.count += 1;
+        // What was not there has no claim from before.
+        let other = owner.lines[1 - entry.sort as usize].served;
+        let line = &mut owner.lines[entry.sort as usize];
+        if line.count == 0 {
+            line.served = line.served.max(other);
+            line.since = Some(begins);
+        }
+        line.waiting.push_back(&mut self.entries, at);
+        line.count += 1;
         self.settle_fatness(key);
         Pushed { ticket: Ticket { at, serial }, left: self.shed(now) }
     }
@@ -229,18 +288,28 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         if is_past(waiter.since, self.limits.deadline, now) {
             return Some(self.leave(at, Why::Expired, now));
         }
+        if let Some(oldest) = self.out_of_patience(waiter.key, now) {
+            return Some(self.leave(oldest, Why::Standing, now));
+        }
         if gone(&waiter.item) {
             return Some(self.leave(at, Why::Gone, now));
         }
-        self.keys[waiter.key].credit -= waiter.cost;
+        let owner = &mut self.keys[waiter.key];
+        owner.credit -= waiter.cost;
+        owner.lines[waiter.sort as usize].served += waiter.cost;
         Some(self.leave(at, Why::Turn, now))
     }
 
-    /// Puts out the entry that was pushed first, if its deadline has passed.
+    /// Puts out the entry that was pushed first, if its deadline has passed, else the oldest of the
+    /// fattest key, if that key stands and it has waited too long for that.
     pub fn expire(&mut self, now: Instant) -> Option<Left<T>> {
         let at = self.ages.first()?;
-        is_past(self.entries[at].since, self.limits.deadline, now)
-            .then(|| self.leave(at, Why::Expired, now))
+        if is_past(self.entries[at].since, self.limits.deadline, now) {
+            return Some(self.leave(at, Why::Expired, now));
+        }
+        let key = self.fatness.get(self.fattest)?.first()?;
+        let oldest = self.out_of_patience(key, now)?;
+        Some(self.leave(oldest, Why::Standing, now))
     }
 
     /// Puts out one entry if more than `depth` wait, as they may after [`FairQueue::set_limits`].
@@ -252,7 +321,9 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
             return Some(expired);
         }
         let key = self.fatness.get(self.fattest)?.first()?;
-        let at = self.keys[key].waiting.first()?;
+        let [heavy, light] = &self.keys[key].lines;
+        let line = if heavy.count >= light.count { heavy } else { light };
+        let at = line.waiting.first()?;
         Some(self.leave(at, Why::Displaced, now))
     }
 
@@ -304,7 +375,7 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
             weight,
             lane: entry.lane,
             credit: 0,
-            waiting: List::new(|waiter| &mut waiter.of_key),
+            lines: [Line::new(), Line::new()],
             count: 0,
             fatness: 0,
             of_lane: Links::UNLINKED,
@@ -332,12 +403,38 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
     }
 
     fn next_of(&self, key: usize, now: Instant) -> Option<usize> {
-        let waiting = &self.keys[key].waiting;
-        let oldest = waiting.first()?;
-        if is_past(self.entries[oldest].since, self.limits.deadline / 2, now) {
-            return waiting.last();
-        }
-        Some(oldest)
+        let line = match &self.keys[key].lines {
+            [heavy, light] if heavy.count == 0 => light,
+            [heavy, light] if light.count == 0 => heavy,
+            [heavy, light] if heavy.served <= light.served => heavy,
+            [_, light] => light,
+        };
+        let oldest = line.waiting.first()?;
+        let late = is_past(self.entries[oldest].since, self.limits.deadline / 2, now);
+        if late || self.stands(line, now) { line.waiting.last() } else { Some(oldest) }
+    }
+
+    /// Since when the entry's line will not have been empty, if it is now: since a deadline ago where
+    /// it stood and has only drawn breath.
+    fn begins(&self, entry: &Entry<K, T>, now: Instant) -> Instant {
+        let deadline = self.limits.deadline;
+        let breath = self.stood.as_ref().is_some_and(|(key, sort, at)| {
+            *key == entry.key && *sort == entry.sort && !is_past(*at, deadline, now)
+        });
+        if breath { now.checked_sub(deadline).unwrap_or(now) } else { now }
+    }
+
+    /// Whether the line has been offered more than it is served for a whole deadline.
+    fn stands(&self, line: &Line<T>, now: Instant) -> bool {
+        let Limits { deadline, patience, .. } = self.limits;
+        patience < deadline && line.since.is_some_and(|since| is_past(since, deadline, now))
+    }
+
+    /// An entry of the key that has waited for longer than it may in a line that stands.
+    fn out_of_patience(&self, key: usize, now: Instant) -> Option<usize> {
+        let standing = self.keys[key].lines.iter().filter(|line| self.stands(line, now));
+        let mut oldest = standing.filter_map(|line| line.waiting.first());
+        oldest.find(|at| is_past(self.entries[*at].since, self.limits.patience, now))
     }
 
     fn begin_turn(&mut self) -> Option<usize> {
@@ -365,6 +462,11 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
     }
 
     fn leave(&mut self, at: usize, why: Why, now: Instant) -> Left<T> {
+        let Waiter { key, sort, .. } = self.entries[at];
+        let line = &self.keys[key].lines[sort as usize];
+        if line.count == 1 && self.stands(line, now) {
+            self.stood = Some((self.keys[key].key.clone(), sort, now));
+        }
         let waiter = self.unlink(at);
         let waited = now.saturating_duration_since(waiter.since);
         Left { item: waiter.item, waited, why }
@@ -373,9 +475,12 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
     fn unlink(&mut self, at: usize) -> Waiter<T> {
         let key = self.entries[at].key;
         self.ages.unlink(&mut self.entries, at);
+        let sort = self.entries[at].sort;
         let owner = &mut self.keys[key];
-        owner.waiting.unlink(&mut self.entries, at);
         owner.count -= 1;
+        let line = &mut owner.lines[sort as usize];
+        line.waiting.unlink(&mut self.entries, at);
+        line.count -= 1;
         self.settle_fatness(key);
         if self.keys[key].count == 0 {
             self.forget_key(key);

@@ -48,6 +48,9 @@ pub enum Refusal {
     /// The site takes no more new connections this second.
     #[error("the site's rate of new connections is exceeded")]
     HandshakeRate,
+    /// The client makes more new connections to the site a second than it may.
+    #[error("the client's rate of new connections is exceeded")]
+    ClientHandshakeRate,
     /// The TLS handshake failed: alert, protocol violation, no common parameters.
     #[error("the TLS handshake failed")]
     HandshakeFailed,
@@ -89,7 +92,13 @@ pub enum Refusal {
     /// The client did not take the response in time.
     #[error("the client did not take the response in time")]
     ClientStalled,
-    /// The site or the client sends more requests a second than it may.
+    /// The client has as many requests under way at the site as it may.
+    #[error("the client has as many requests under way as it may")]
+    ClientInFlight,
+    /// The client sends more requests a second than it may.
+    #[error("more requests a second of the client than allowed")]
+    ClientRequestRate,
+    /// The site gets more requests a second than it may.
     #[error("more requests a second than allowed")]
     RequestRate,
     /// The site's request queue is full.
@@ -155,6 +164,7 @@ impl Refusal {
         Refusal::HandshakeQueueFull,
         Refusal::HandshakeDeadline,
         Refusal::HandshakeRate,
+        Refusal::ClientHandshakeRate,
         Refusal::HandshakeFailed,
         Refusal::Http2Flood,
         Refusal::ClientGone,
@@ -168,6 +178,8 @@ impl Refusal {
         Refusal::BodyTimeout,
         Refusal::BodyMalformed,
         Refusal::ClientStalled,
+        Refusal::ClientInFlight,
+        Refusal::ClientRequestRate,
         Refusal::RequestRate,
         Refusal::RequestQueueFull,
         Refusal::RequestDeadline,
@@ -196,6 +208,7 @@ impl Refusal {
             Refusal::HandshakeQueueFull => "handshake-queue-full",
             Refusal::HandshakeDeadline => "handshake-deadline",
             Refusal::HandshakeRate => "handshake-rate",
+            Refusal::ClientHandshakeRate => "client-handshake-rate",
             Refusal::HandshakeFailed => "handshake-failed",
             Refusal::Http2Flood => "http2-flood",
             Refusal::ClientGone => "client-gone",
@@ -209,6 +222,8 @@ impl Refusal {
             Refusal::BodyTimeout => "body-timeout",
             Refusal::BodyMalformed => "body-malformed",
             Refusal::ClientStalled => "client-stalled",
+            Refusal::ClientInFlight => "client-in-flight",
+            Refusal::ClientRequestRate => "client-request-rate",
             Refusal::RequestRate => "request-rate",
             Refusal::RequestQueueFull => "request-queue-full",
             Refusal::RequestDeadline => "request-deadline",
@@ -258,6 +273,9 @@ impl Refusal {
             | Refusal::HandshakeQueueFull
             | Refusal::HandshakeDeadline
             | Refusal::HandshakeRate
+            | Refusal::ClientHandshakeRate
+            | Refusal::ClientInFlight
+            | Refusal::ClientRequestRate
             | Refusal::RequestRate
             | Refusal::RequestQueueFull
             | Refusal::RequestDeadline
@@ -280,6 +298,7 @@ impl Refusal {
             | Refusal::HandshakeQueueFull
             | Refusal::HandshakeDeadline
             | Refusal::HandshakeRate
+            | Refusal::ClientHandshakeRate
             | Refusal::HandshakeFailed => None,
             Refusal::PlainHttp => Some(308),
             Refusal::HeadMalformed | Refusal::BodyMalformed => Some(400),
@@ -287,7 +306,10 @@ impl Refusal {
             Refusal::HeadTimeout | Refusal::BodyTimeout => Some(408),
             Refusal::BodyTooLarge => Some(413),
             Refusal::Misdirected => Some(421),
-            Refusal::Http2Flood | Refusal::RequestRate => Some(429),
+            Refusal::Http2Flood
+            | Refusal::ClientInFlight
+            | Refusal::ClientRequestRate
+            | Refusal::RequestRate => Some(429),
             Refusal::HeadTooLarge => Some(431),
             Refusal::ClientGone | Refusal::ClientStalled => Some(499),
             Refusal::MaxForwards => Some(501),
@@ -310,6 +332,8 @@ impl Refusal {
             Refusal::UnknownHost
             | Refusal::Misdirected
             | Refusal::MaxForwards
+            | Refusal::ClientInFlight
+            | Refusal::ClientRequestRate
             | Refusal::RequestRate
             | Refusal::RequestQueueFull
             | Refusal::RequestDeadline
@@ -330,6 +354,7 @@ impl Refusal {
             | Refusal::HandshakeQueueFull
             | Refusal::HandshakeDeadline
             | Refusal::HandshakeRate
+            | Refusal::ClientHandshakeRate
             | Refusal::HandshakeFailed
             | Refusal::Http2Flood
             | Refusal::ClientGone

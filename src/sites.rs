@@ -168,8 +168,14 @@ pub struct SiteLimits {
     pub connections_per_client: Option<u32>,
     /// New connections a second, resumed ones as well.
     pub handshakes_per_second: Option<u32>,
+    /// The same from one client address.
+    pub handshakes_per_second_per_client: Option<u32>,
     /// Requests a second, the whole site.
     pub requests_per_second: Option<u32>,
+    /// The same from one client address.
+    pub requests_per_second_per_client: Option<u32>,
+    /// Requests of one client address that wait or are at the endpoints.
+    pub in_flight_per_client: Option<u32>,
     /// Bytes of a request body.
     pub max_body: Option<u64>,
 }

@@ -1,8 +1,9 @@
 //! The handshake queue: serving threads push what has sent its ClientHello, handshake threads pull
 //! what they can compute.
 //!
-//! The order, the bound and the shedding are [`FairQueue`]'s, keyed by customer. Each operation
-//! holds the mutex for a few dozen nanoseconds, `next` also for one [`Waiting::is_gone`].
+//! The order, the bound and the shedding are [`FairQueue`]'s, keyed by customer; its sorts are full
+//! handshakes and resumptions. Each operation holds the mutex for a few dozen nanoseconds, `next`
+//! also for one [`Waiting::is_gone`].
 //!
 //! A handshake that has begun holds a place until [`end`](HandshakeQueue::end); the places bound
 //! what is between its first step and its last. One that needs another step goes on before all that
@@ -12,18 +13,29 @@
 //! and whoever adds work looks at that count under the same lock.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use super::{QueueState, lock};
 use crate::names::CustomerId;
-use crate::queue::{self, FairQueue, Lane, Left, Why};
+use crate::queue::{self, FairQueue, Lane, Left, Limits, Sort, Why};
 use crate::refusal::Refusal;
 
+/// Where a customer has offered more than it is served for a whole deadline, a handshake of it
+/// waits for this part of the deadline at most: short enough for a person not to notice, long
+/// enough that the threads never run out of work between two looks of a serving thread.
+const PATIENCE: u32 = 8;
+
 /// The bounds of the queue.
-pub use crate::queue::Limits as HandshakeLimits;
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct HandshakeLimits {
+    /// Handshakes that may wait.
+    pub depth: usize,
+    /// Age past which one is not begun.
+    pub deadline: Duration,
+}
 
 /// Something that somebody waits for.
 pub trait Waiting {
@@ -41,6 +53,8 @@ pub struct Entry<T> {
     pub weight: u32,
     /// What the handshake will cost, microseconds of a core.
     pub cost: u32,
+    /// [`Sort::Light`] where the client offers to resume a session.
+    pub sort: Sort,
     /// When the client began to wait, not when accept returned.
     pub since: Instant,
     /// The connection.
@@ -71,7 +85,7 @@ impl<T: Waiting> HandshakeQueue<T> {
     /// An empty queue; `places` handshakes may be between their first step and their end.
     pub fn new(limits: HandshakeLimits, places: usize) -> HandshakeQueue<T> {
         let state = State {
-            waiting: FairQueue::new(limits),
+            waiting: FairQueue::new(of_queue(limits)),
             going_on: VecDeque::new(),
             begun: 0,
             sleeping: 0,
@@ -83,7 +97,7 @@ impl<T: Waiting> HandshakeQueue<T> {
     pub fn reconfigure(&self, limits: HandshakeLimits) -> Refused<T> {
         let now = now();
         let queue = &mut lock(&self.state).waiting;
-        queue.set_limits(limits);
+        queue.set_limits(of_queue(limits));
         std::iter::from_fn(|| queue.expire(now).or_else(|| queue.shed(now))).map(refused).collect()
     }
 
@@ -96,6 +110,7 @@ impl<T: Waiting> HandshakeQueue<T> {
             weight: entry.weight,
             cost: entry.cost,
             lane: Lane::InOrder,
+            sort: entry.sort,
             since: entry.since,
             item: entry.item,
         };
@@ -200,9 +215,15 @@ fn reason(why: Why) -> Option<Refusal> {
         Why::Turn => None,
         Why::Gone => Some(Refusal::ClientGone),
         Why::Expired => Some(Refusal::HandshakeDeadline),
-        Why::Displaced => Some(Refusal::HandshakeQueueFull),
+        Why::Displaced | Why::Standing => Some(Refusal::HandshakeQueueFull),
     }
 }
 
+fn of_queue(limits: HandshakeLimits) -> Limits {
+    let HandshakeLimits { depth, deadline } = limits;
+    Limits { depth, deadline, patience: deadline / PATIENCE }
+}
+
 #[cfg(test)]
+#[path = "handshakes/tests.rs"]
 mod tests;

@@ -15,11 +15,34 @@ use std::time::{Duration, Instant};
 pub struct Rate {
     /// Time is counted from here, nanoseconds; 584 years fit.
     epoch: Instant,
-    /// When the bucket will be full again.
     full_at: AtomicU64,
     interval: AtomicU64,
-    /// How far `full_at` may lie ahead: `burst` intervals.
     ahead_max: AtomicU64,
+}
+
+/// A bucket's size and how fast it fills; its state is the time at which it will be full again, in
+/// nanoseconds from an epoch of the caller's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bucket {
+    interval: u64,
+    /// How far that time may lie ahead: `burst` intervals.
+    ahead_max: u64,
+}
+
+impl Bucket {
+    pub(super) fn new(per_second: u32, burst: u32) -> Bucket {
+        let interval = 1_000_000_000 / u64::from(per_second.max(1));
+        Bucket { interval, ahead_max: interval * u64::from(burst.max(1)) }
+    }
+
+    /// The state after a token was taken; else how long until there is one.
+    pub(super) fn take(self, full_at: u64, now: u64) -> Result<u64, Duration> {
+        let (next, latest) = (full_at.max(now) + self.interval, now + self.ahead_max);
+        if next > latest {
+            return Err(Duration::from_nanos(next - latest));
+        }
+        Ok(next)
+    }
 }
 
 impl Rate {
@@ -37,9 +60,9 @@ impl Rate {
 
     /// Another rate from now on; what was taken stays taken.
     pub fn reconfigure(&self, per_second: u32, burst: u32) {
-        let interval = 1_000_000_000 / u64::from(per_second.max(1));
+        let Bucket { interval, ahead_max } = Bucket::new(per_second, burst);
         self.interval.store(interval, Ordering::Relaxed);
-        self.ahead_max.store(interval * u64::from(burst.max(1)), Ordering::Relaxed);
+        self.ahead_max.store(ahead_max, Ordering::Relaxed);
     }
 
     /// Takes a token.
@@ -48,15 +71,14 @@ impl Rate {
     /// How long until there is one.
     pub fn take(&self, now: Instant) -> Result<(), Duration> {
         let now = now.saturating_duration_since(self.epoch).as_nanos() as u64;
-        let interval = self.interval.load(Ordering::Relaxed);
-        let latest = now + self.ahead_max.load(Ordering::Relaxed);
+        let bucket = Bucket {
+            interval: self.interval.load(Ordering::Relaxed),
+            ahead_max: self.ahead_max.load(Ordering::Relaxed),
+        };
         // Relaxed: the word guards nothing but itself.
         let mut full_at = self.full_at.load(Ordering::Relaxed);
         loop {
-            let next = full_at.max(now) + interval;
-            if next > latest {
-                return Err(Duration::from_nanos(next - latest));
-            }
+            let next = bucket.take(full_at, now)?;
             match self.full_at.compare_exchange_weak(
                 full_at,
                 next,

@@ -30,7 +30,7 @@ use tokio::sync::oneshot;
 use super::adaptation::Adaptation;
 use super::gradient::LIMIT_INITIAL;
 use super::{QueueState, lock};
-use crate::queue::{Entry, FairQueue, Lane, Limits, Ticket, Why};
+use crate::queue::{Entry, FairQueue, Lane, Limits, Sort, Ticket, Why};
 use crate::refusal::Refusal;
 use crate::sites::Class;
 
@@ -182,7 +182,8 @@ impl RequestGate {
         let (ticket, deadline) = {
             let mut line = lock(&self.line);
             let (weight, lane) = share(class);
-            let entry = Entry { key: class, weight, cost: 1, lane, since, item: answer };
+            let entry =
+                Entry { key: class, weight, cost: 1, lane, sort: Sort::Heavy, since, item: answer };
             let pushed = line.push(entry, now);
             if let Some(left) = pushed.left {
                 answers.push((left.item, Err(refusal(left.why))));
@@ -217,7 +218,7 @@ impl RequestGate {
                         answers.push((left.item, Ok(Permit { gate: self.clone() })));
                     }
                     Why::Gone => {}
-                    Why::Displaced | Why::Expired => {
+                    Why::Displaced | Why::Expired | Why::Standing => {
                         answers.push((left.item, Err(refusal(left.why))));
                     }
                 }
@@ -355,13 +356,14 @@ fn send(answers: Answers) {
 
 fn refusal(why: Why) -> Refusal {
     match why {
-        Why::Displaced => Refusal::RequestQueueFull,
+        Why::Displaced | Why::Standing => Refusal::RequestQueueFull,
         Why::Expired | Why::Gone | Why::Turn => Refusal::RequestDeadline,
     }
 }
 
 fn of_line(limits: RequestLimits) -> Limits {
-    Limits { depth: limits.depth, deadline: limits.deadline }
+    // While no endpoint answers all wait, up to the deadline: a line that stands is no flood here.
+    Limits { depth: limits.depth, deadline: limits.deadline, patience: limits.deadline }
 }
 
 /// tokio's clock, so that tests can pause it.

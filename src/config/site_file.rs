@@ -56,7 +56,10 @@ pub const KEYS: &[Section] = &[
             "connections",
             "connections_per_client",
             "handshakes_per_second",
+            "handshakes_per_second_per_client",
             "requests_per_second",
+            "requests_per_second_per_client",
+            "in_flight_per_client",
             "max_body",
         ],
     },
@@ -339,7 +342,10 @@ fn read_limits(table: &Table<'_>) -> SiteLimits {
         connections: count("connections"),
         connections_per_client: count("connections_per_client"),
         handshakes_per_second: count("handshakes_per_second"),
+        handshakes_per_second_per_client: count("handshakes_per_second_per_client"),
         requests_per_second: count("requests_per_second"),
+        requests_per_second_per_client: count("requests_per_second_per_client"),
+        in_flight_per_client: count("in_flight_per_client"),
         max_body: body.filter(|limit| *limit > 0),
     }
 }

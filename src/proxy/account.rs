@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::request::{self, Active, Connection, Security};
 use super::{SiteState, Thread};
 use crate::accesslog::AccessRecord;
-use crate::admission::Permit;
+use crate::admission::{Hold, Permit};
 use crate::downstream::{Reply, Ticket};
 use crate::findings::FindingContext;
 use crate::heads;
@@ -30,6 +30,7 @@ pub struct Account {
     site: Option<(Arc<Site>, Arc<SiteState>)>,
     head: Option<RequestHead>,
     permit: Option<Permit>,
+    place: Option<Hold>,
     queue: Duration,
     upstream: Duration,
     endpoint: Option<Arc<Endpoint>>,
@@ -56,6 +57,7 @@ impl Account {
             site: None,
             head: None,
             permit: None,
+            place: None,
             queue: Duration::ZERO,
             upstream: Duration::ZERO,
             endpoint: None,
@@ -79,6 +81,11 @@ impl Account {
     /// When the request began to wait for anything.
     pub fn since(&self) -> Instant {
         self.since
+    }
+
+    /// The request's place among its client's, until the account is closed.
+    pub fn holds(&mut self, place: Option<Hold>) {
+        self.place = place;
     }
 
     /// The request may go to an endpoint, after waiting so long for its turn.

@@ -2,21 +2,22 @@
 //! handshake queue and its handshake, served.
 
 use std::future::Future;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::handshake::{self, Admissible, Handshaken};
 use super::request::Handler;
-use super::{ConnectionSlot, Live, Thread, certificate};
-use crate::admission::ConnectionLimits;
-use crate::admission::connections::SiteConnection;
+use super::{ConnectionSlot, Live, SiteState, Thread, certificate};
+use crate::admission::{HeldLimits, Hold, Reached};
 use crate::downstream::{self, Transport};
 use crate::listener::{kernel, proxy_protocol};
 use crate::metrics::{ConnectionGauge, ConnectionState};
 use crate::names::{CustomerId, Hostname};
+use crate::queue::Sort;
 use crate::refusal::Refusal;
 use crate::sites::Site;
 use crate::tls::hello::{self, ClientHello};
@@ -32,7 +33,7 @@ pub struct Holding {
     /// Where it stands, for the metrics.
     pub gauge: ConnectionGauge,
     /// Its place among the site's connections, where they are bounded.
-    pub place: Option<SiteConnection>,
+    pub place: Option<Hold>,
 }
 
 /// What a listener hands over.
@@ -156,21 +157,43 @@ fn admissible(
         return Err(Refusal::NoCertificate);
     }
     let cost = cost(live, site.map(|(site, _)| &**site), hello);
+    let sort = if hello.offers_resumption { Sort::Light } else { Sort::Heavy };
     let Some((site, state)) = site else {
         let customer =
             CustomerId::parse(UNKNOWN_CUSTOMER).map_err(|_| Refusal::UnknownServerName)?;
-        return Ok(Admissible { customer, weight: 1, cost, since });
+        return Ok(Admissible { customer, weight: 1, cost, sort, since });
     };
-    let limits = ConnectionLimits {
-        all: site.limits.connections,
-        per_client: site.limits.connections_per_client,
+    holding.place = bound(live, (site, state), socket.client.ip())?;
+    Ok(Admissible { customer: site.customer.clone(), weight: site.weight, cost, sort, since })
+}
+
+/// The bounds of the site and of the client at it; gives the client's place among its connections.
+fn bound(
+    live: &Live,
+    (site, state): (&Arc<Site>, &Arc<SiteState>),
+    client: IpAddr,
+) -> Result<Option<Hold>, Refusal> {
+    let limits = &site.limits;
+    let speaks_for_many = live.is_trusted(client);
+    let of_client = |bound: Option<u32>| bound.filter(|_| !speaks_for_many);
+    let held = HeldLimits {
+        all: limits.connections,
+        per_client: of_client(limits.connections_per_client),
     };
-    holding.place = state.connections.enter(socket.client.ip(), limits)?;
-    // Last: what is refused for another reason takes nothing of the rate.
+    let place = state.connections.enter(client, held).map_err(|reached| match reached {
+        Reached::Client => Refusal::ClientConnectionLimit,
+        Reached::Site => Refusal::SiteConnectionLimit,
+    })?;
+    let per_client = of_client(limits.handshakes_per_second_per_client);
+    if let (Some(rates), Some(bound)) = (&state.handshake_rates, per_client) {
+        let taken = rates.take(client, bound, Instant::now());
+        taken.map_err(|_| Refusal::ClientHandshakeRate)?;
+    }
+    // Last: what is refused for another reason takes nothing of the site's rate.
     if let Some(rate) = &state.handshake_rate {
         rate.take(Instant::now()).map_err(|_| Refusal::HandshakeRate)?;
     }
-    Ok(Admissible { customer: site.customer.clone(), weight: site.weight, cost, since })
+    Ok(place)
 }
 
 /// What the handshake will cost, microseconds of a core, as far as the hello tells.

@@ -22,11 +22,12 @@ use crate::metrics::{
     QueueName, Resumption,
 };
 use crate::names::{CustomerId, Hostname};
+use crate::queue::Sort;
 use crate::refusal::Refusal;
 use crate::sites::{SiteTls, TlsVersion};
 use crate::tls::{self, Settled, Socket};
 
-/// What a handshake thread's niceness is raised to. Measured: with 10, established requests keep
+/// What a handshake thread adds to the process's niceness. Measured: with 10, established requests keep
 /// their unloaded p99 under five times the capacity; with 0 they do not.
 pub const NICENESS: i32 = 10;
 
@@ -42,6 +43,8 @@ pub struct Admissible {
     pub weight: u32,
     /// What the handshake will cost, microseconds of a core.
     pub cost: u32,
+    /// Whether the client offers to resume a session.
+    pub sort: Sort,
     /// When the client began to wait.
     pub since: Instant,
 }
@@ -190,8 +193,9 @@ pub async fn run(
 ) -> Result<Handshaken, Refusal> {
     let proxy = &thread.proxy;
     let (item, stepped) = Waiting::new(Next::Begin(socket, server_name.clone()));
-    let Admissible { customer, weight, cost, since } = admissible;
-    for (waiting, refusal) in proxy.handshakes.push(Entry { customer, weight, cost, since, item }) {
+    let Admissible { customer, weight, cost, sort, since } = admissible;
+    let entry = Entry { customer, weight, cost, sort, since, item };
+    for (waiting, refusal) in proxy.handshakes.push(entry) {
         waiting.turn_away(refusal);
     }
     let first = match stepped.await.unwrap_or(Err(Refusal::HandshakeFailed)) {
@@ -324,7 +328,7 @@ mod tests {
         let (item, stepped) = Waiting::new(Next::Begin(socket, None));
         let since = Instant::now();
         let customer = CustomerId::parse("a").unwrap();
-        let entry = Entry { customer, weight: 1, cost: 1, since, item };
+        let entry = Entry { customer, weight: 1, cost: 1, sort: Sort::Heavy, since, item };
         assert!(proxy.handshakes.push(entry).is_empty());
         stepped
     }

@@ -15,6 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -24,7 +25,7 @@ use arc_swap::ArcSwap;
 
 use crate::accesslog::AccessLog;
 use crate::admission::{
-    HandshakeLimits, HandshakeQueue, Rate, RequestGate, RequestLimits, SiteConnections,
+    ClientRates, HandshakeLimits, HandshakeQueue, Held, Rate, RequestGate, RequestLimits,
 };
 use crate::background::drop_aside;
 use crate::config::Snapshot;
@@ -74,8 +75,14 @@ pub struct SiteState {
     pub request_rate: Option<Arc<Rate>>,
     /// `limits.handshakes_per_second`.
     pub handshake_rate: Option<Arc<Rate>>,
+    /// `limits.requests_per_second_per_client`.
+    pub request_rates: Option<Arc<ClientRates>>,
+    /// `limits.handshakes_per_second_per_client`.
+    pub handshake_rates: Option<Arc<ClientRates>>,
     /// Its connections, where they are bounded.
-    pub connections: Arc<SiteConnections>,
+    pub connections: Arc<Held>,
+    /// Its requests by client, where these are bounded.
+    pub requests: Arc<Held>,
 }
 
 impl Proxy {
@@ -180,6 +187,13 @@ impl Live {
         self.snapshot.sites.all().get(at).zip(self.sites.get(at))
     }
 
+    /// Whether the address is a proxy of the operator's, which speaks for many clients: no bound of
+    /// one client's is its.
+    pub fn is_trusted(&self, address: IpAddr) -> bool {
+        let trusted = &self.snapshot.listen.trusted_proxies;
+        trusted.iter().any(|network| network.contains(&address))
+    }
+
     /// All sites with their states.
     pub fn sites(&self) -> impl Iterator<Item = (&Arc<Site>, &Arc<SiteState>)> {
         self.snapshot.sites.all().iter().zip(&self.sites)
@@ -237,7 +251,16 @@ impl SiteState {
                 site.limits.handshakes_per_second,
                 before.and_then(|before| before.handshake_rate.as_ref()),
             ),
+            request_rates: client_rates(
+                site.limits.requests_per_second_per_client,
+                before.and_then(|before| before.request_rates.as_ref()),
+            ),
+            handshake_rates: client_rates(
+                site.limits.handshakes_per_second_per_client,
+                before.and_then(|before| before.handshake_rates.as_ref()),
+            ),
             connections: before.map_or_else(Arc::default, |before| before.connections.clone()),
+            requests: before.map_or_else(Arc::default, |before| before.requests.clone()),
         }
     }
 }
@@ -251,6 +274,15 @@ fn rate(per_second: Option<u32>, before: Option<&Arc<Rate>>) -> Option<Arc<Rate>
         return Some(rate.clone());
     }
     Some(Arc::new(Rate::new(per_second, per_second, Instant::now())))
+}
+
+/// The same for each of its clients; the bound itself stands in the snapshot.
+fn client_rates(
+    per_second: Option<u32>,
+    before: Option<&Arc<ClientRates>>,
+) -> Option<Arc<ClientRates>> {
+    per_second?;
+    Some(before.cloned().unwrap_or_else(|| Arc::new(ClientRates::new(Instant::now()))))
 }
 
 /// A thread's share of what is served: cloning it touches no memory of another thread.

@@ -2,7 +2,7 @@
 //! sent, answered, accounted for.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,6 +13,7 @@ use http_body::Body;
 use super::account::Account;
 use super::connection::Holding;
 use super::{Live, RequestIds, SiteState, Thread, certificate};
+use crate::admission::{HeldLimits, Hold};
 use crate::downstream::{Answer, Limits, Reply, Request, Service, Source, Ticket as _};
 use crate::findings::FindingContext;
 use crate::metrics::{ConnectionState, QueueName};
@@ -147,8 +148,7 @@ impl Handler {
     }
 
     fn is_trusted(&self, live: &Live) -> bool {
-        let client = self.connection.client.ip();
-        live.snapshot.listen.trusted_proxies.iter().any(|network| network.contains(&client))
+        live.is_trusted(self.connection.client.ip())
     }
 }
 
@@ -339,7 +339,9 @@ impl Handler {
         I: AsyncFnMut(ResponseHead) -> Result<(), Refusal>,
     {
         let Forwarding { live, route, head, request_id, trusted } = *forwarding;
-        check_limits(route, &body)?;
+        let client = Some(self.connection.client.ip()).filter(|_| !trusted);
+        check_limits(route, &body, client)?;
+        account.holds(place_of_client(route, client)?);
         self.admit(route, head, account).await?;
         let forward = Forward {
             client: self.connection.client,
@@ -427,15 +429,28 @@ impl Handler {
     }
 }
 
-fn check_limits<B: Body>(route: &Route, body: &B) -> Result<(), Refusal> {
-    let max = route.site.limits.max_body;
-    if max.is_some_and(|max| body.size_hint().lower() > max) {
+/// `client` is `None` where it speaks for many.
+fn check_limits<B: Body>(route: &Route, body: &B, client: Option<IpAddr>) -> Result<(), Refusal> {
+    let limits = &route.site.limits;
+    if limits.max_body.is_some_and(|max| body.size_hint().lower() > max) {
         return Err(Refusal::BodyTooLarge);
+    }
+    let of_clients = (&route.state.request_rates, limits.requests_per_second_per_client);
+    if let (Some(client), (Some(rates), Some(bound))) = (client, of_clients) {
+        let taken = rates.take(client, bound, Instant::now());
+        taken.map_err(|_| Refusal::ClientRequestRate)?;
     }
     match &route.state.request_rate {
         Some(rate) if rate.take(Instant::now()).is_err() => Err(Refusal::RequestRate),
         _ => Ok(()),
     }
+}
+
+/// The client's place among its requests that are under way, where they are bounded.
+fn place_of_client(route: &Route, client: Option<IpAddr>) -> Result<Option<Hold>, Refusal> {
+    let Some(client) = client else { return Ok(None) };
+    let limits = HeldLimits { all: None, per_client: route.site.limits.in_flight_per_client };
+    route.state.requests.enter(client, limits).map_err(|_| Refusal::ClientInFlight)
 }
 
 /// The same target over TLS. The host is canonical and the target was screened: no byte in it can

@@ -17,11 +17,11 @@ impl Random {
 }
 
 fn queue(depth: usize) -> FairQueue<u32, u64> {
-    FairQueue::new(Limits { depth, deadline: DEADLINE })
+    FairQueue::new(Limits { depth, deadline: DEADLINE, patience: DEADLINE })
 }
 
 fn entry(key: u32, item: u64, since: Instant) -> Entry<u32, u64> {
-    Entry { key, weight: 1, cost: 1, lane: Lane::InOrder, since, item }
+    Entry { key, weight: 1, cost: 1, lane: Lane::InOrder, sort: Sort::Heavy, since, item }
 }
 
 /// All that leaves at `now`, with its reason.
@@ -186,7 +186,7 @@ fn a_smaller_depth_sheds_down_to_it() {
         queue.push(entry(1, item, now), now);
     }
     queue.push(entry(2, 20, now), now);
-    queue.set_limits(Limits { depth: 3, deadline: DEADLINE });
+    queue.set_limits(Limits { depth: 3, deadline: DEADLINE, patience: DEADLINE });
     let shed: Vec<u64> = std::iter::from_fn(|| queue.shed(now)).map(|left| left.item).collect();
     assert_eq!(shed, [0, 1, 2, 3]);
 }
@@ -204,11 +204,93 @@ fn a_change_of_weight_finds_the_fattest_anew() {
     assert_eq!(queue.fattest(), Some((&2, 5)));
 }
 
+/// A queue in which key 1 has had entries for a whole deadline, 80 at the end.
+fn standing(now: Instant) -> FairQueue<u32, u64> {
+    let patience = DEADLINE / 8;
+    let mut queue = FairQueue::new(Limits { depth: 200, deadline: DEADLINE, patience });
+    for item in 0..100 {
+        let at = now + DEADLINE * item as u32 / 100;
+        queue.push(entry(1, item, at), at);
+        if item % 5 == 4 {
+            queue.pop(at, |_| false);
+        }
+    }
+    queue
+}
+
+#[test]
+fn who_cannot_be_served_in_a_key_that_stands_is_told_soon() {
+    let now = Instant::now();
+    let mut queue = standing(now);
+    let full = now + DEADLINE;
+    queue.push(entry(1, 100, full), full);
+    let (mut told, mut served) = (Vec::new(), Vec::new());
+    while let Some(left) = queue.pop(full, |_| false) {
+        match left.why {
+            Why::Standing => told.push(left.waited),
+            Why::Turn => served.push((left.item, left.waited)),
+            why => panic!("{why:?}"),
+        }
+    }
+    assert!(told.len() > 60 && told.iter().all(|waited| *waited >= DEADLINE / 8), "{told:?}");
+    assert!(served.len() >= 8 && served.iter().all(|(_, waited)| *waited < DEADLINE / 8));
+    assert_eq!(served[0].0, 100, "the newest first");
+    // A flood that draws breath is the same flood; a deadline later it is another.
+    let breath = full + DEADLINE / 2;
+    queue.push(entry(1, 200, breath), breath);
+    queue.push(entry(1, 201, breath), breath);
+    assert_eq!(items(&mut queue, breath + DEADLINE / 10), [201, 200]);
+    let later = breath + DEADLINE * 2;
+    queue.push(entry(1, 300, later), later);
+    queue.push(entry(1, 301, later), later);
+    assert_eq!(items(&mut queue, later + DEADLINE / 4), [300, 301]);
+}
+
+#[test]
+fn a_key_that_stands_shortens_nobody_elses_patience() {
+    let now = Instant::now();
+    let mut queue = standing(now);
+    let early = now + DEADLINE * 3 / 4;
+    for item in 0..30 {
+        queue.push(entry(2, 1_000 + item, early), early);
+    }
+    let out = drain(&mut queue, now + DEADLINE);
+    let quiet = out.iter().filter(|(item, _)| *item >= 1_000);
+    assert!(quiet.clone().count() == 30 && quiet.clone().all(|(_, why)| *why == Why::Turn));
+}
+
+#[test]
+fn many_of_one_sort_do_not_shut_out_the_few_of_the_other() {
+    let (mut queue, now) = (queue(8), Instant::now());
+    let light = |item| Entry { sort: Sort::Light, cost: 100, ..entry(1, item, now) };
+    let heavy = |item| Entry { cost: 300, ..entry(1, item, now) };
+    for item in 0..6 {
+        queue.push(heavy(item), now);
+    }
+    for item in 10..14 {
+        queue.push(light(item), now);
+    }
+    // Two had to go, of the more numerous sort; then 300 of cost for 300 of cost.
+    assert_eq!(items(&mut queue, now), [2, 10, 11, 12, 3, 13, 4, 5]);
+}
+
+#[derive(Clone, Copy)]
+struct Waits {
+    key: u32,
+    sort: Sort,
+    item: u64,
+    since: Instant,
+}
+
 /// The same queue, thought of in the plainest way: what each key holds, in the order of pushes.
 struct Model {
     queue: FairQueue<u32, u64>,
-    /// Key, item, since; in the order of pushes.
-    waiting: Vec<(u32, u64, Instant)>,
+    /// In the order of pushes.
+    waiting: Vec<Waits>,
+    /// Since when each line, by key and sort, has not been empty.
+    stands: [[Option<Instant>; 2]; 12],
+    stood: Option<(u32, Sort, Instant)>,
+    patience: Duration,
     weights: [u32; 12],
     now: Instant,
     depth: usize,
@@ -219,9 +301,13 @@ struct Model {
 impl Model {
     fn new(seed: u64, random: &mut Random) -> Model {
         let depth = 1 + random.below(24) as usize;
+        let patience = DEADLINE / (1 + random.below(5) as u32);
         Model {
-            queue: queue(depth),
+            queue: FairQueue::new(Limits { depth, deadline: DEADLINE, patience }),
             waiting: Vec::new(),
+            stands: [[None; 2]; 12],
+            stood: None,
+            patience,
             weights: std::array::from_fn(|_| 1 + random.below(4) as u32),
             now: Instant::now(),
             depth,
@@ -234,6 +320,7 @@ impl Model {
         // Key 0 floods.
         let key = if random.below(2) == 0 { 0 } else { random.below(12) as u32 };
         let since = self.now - Duration::from_millis(random.below(60));
+        let sort = if random.below(4) == 0 { Sort::Light } else { Sort::Heavy };
         self.next_item += 1;
         let pushed = self.queue.push(
             Entry {
@@ -241,12 +328,19 @@ impl Model {
                 weight: self.weights[key as usize],
                 cost: 1 + random.below(500) as u32,
                 lane: if key == 11 { Lane::Ahead } else { Lane::InOrder },
+                sort,
                 since,
                 item: self.next_item,
             },
             self.now,
         );
-        self.waiting.push((key, self.next_item, since));
+        self.waiting.push(Waits { key, sort, item: self.next_item, since });
+        let is_it = |stood: &(u32, Sort, Instant)| {
+            (stood.0, stood.1) == (key, sort) && self.now - stood.2 < DEADLINE
+        };
+        let breath = self.stood.filter(is_it);
+        let since = if breath.is_some() { self.now - DEADLINE } else { self.now };
+        self.stands[key as usize][sort as usize].get_or_insert(since);
         let seed = self.seed;
         assert_eq!(pushed.left.is_some(), self.waiting.len() > self.depth, "seed {seed}");
         if let Some(left) = pushed.left {
@@ -254,38 +348,62 @@ impl Model {
         }
         if random.below(8) == 0 {
             let removed = self.queue.remove(pushed.ticket);
-            let stood = self.waiting.iter().position(|waiter| waiter.1 == self.next_item);
-            assert_eq!(removed, stood.map(|at| self.waiting.remove(at).1), "seed {seed}");
+            let stood = self.waiting.iter().position(|waiter| waiter.item == self.next_item);
+            assert_eq!(removed, stood.map(|at| self.waiting.remove(at).item), "seed {seed}");
+            self.forget_breaks();
+        }
+    }
+
+    fn forget_breaks(&mut self) {
+        for key in 0..12 {
+            for sort in [Sort::Heavy, Sort::Light] {
+                if !self.waiting.iter().any(|w| w.key == key && w.sort == sort) {
+                    self.stands[key as usize][sort as usize] = None;
+                }
+            }
         }
     }
 
     fn check_left(&mut self, left: &Left<u64>) {
         let seed = self.seed;
-        let at = self.waiting.iter().position(|waiter| waiter.1 == left.item);
-        let (key, _, since) = self.waiting[at.expect("an entry leaves once")];
-        let of_key: Vec<u64> =
-            self.waiting.iter().filter(|waiter| waiter.0 == key).map(|waiter| waiter.1).collect();
-        let expired = self.now - since >= DEADLINE;
-        assert_eq!(left.waited, self.now - since, "seed {seed}");
+        let at = self.waiting.iter().position(|waiter| waiter.item == left.item);
+        let Waits { key, sort, since, .. } = self.waiting[at.expect("an entry leaves once")];
+        let line: Vec<Waits> =
+            self.waiting.iter().copied().filter(|w| w.key == key && w.sort == sort).collect();
+        let waited = self.now - since;
+        let begun = self.stands[key as usize][sort as usize].expect("it has entries");
+        let stands = self.patience < DEADLINE && self.now - begun >= DEADLINE;
+        assert_eq!(left.waited, waited, "seed {seed}");
         match left.why {
-            Why::Expired => assert!(expired, "seed {seed}"),
+            Why::Expired => assert!(waited >= DEADLINE, "seed {seed}"),
+            Why::Standing => {
+                assert!(stands && waited >= self.patience, "seed {seed}");
+                assert_eq!(left.item, line[0].item, "the oldest of its sort, seed {seed}");
+            }
             Why::Displaced => {
-                assert_eq!(left.item, of_key[0], "the oldest of its key, seed {seed}");
+                assert_eq!(left.item, line[0].item, "the oldest of its sort, seed {seed}");
+                let others = self.waiting.iter().filter(|w| w.key == key && w.sort != sort).count();
+                assert!(line.len() >= others, "of the more numerous sort, seed {seed}");
                 assert_eq!(self.fatness(key), (0..12).map(|key| self.fatness(key)).max().unwrap());
             }
             Why::Turn | Why::Gone => {
-                assert!(!expired, "seed {seed}");
-                let oldest = self.waiting.iter().find(|waiter| waiter.0 == key).unwrap().2;
-                let late = self.now - oldest >= DEADLINE / 2;
-                let due = if late { of_key.last() } else { of_key.first() };
-                assert_eq!(Some(&left.item), due, "seed {seed}");
+                assert!(waited < DEADLINE, "seed {seed}");
+                let oldest = self.now - line[0].since;
+                assert!(!stands || oldest < self.patience, "seed {seed}");
+                let late = oldest >= DEADLINE / 2;
+                let due = if late || stands { line.last() } else { line.first() };
+                assert_eq!(Some(left.item), due.map(|waiter| waiter.item), "seed {seed}");
             }
         }
-        self.waiting.retain(|waiter| waiter.1 != left.item);
+        self.waiting.retain(|waiter| waiter.item != left.item);
+        if stands && line.len() == 1 {
+            self.stood = Some((key, sort, self.now));
+        }
+        self.forget_breaks();
     }
 
     fn fatness(&self, key: u32) -> usize {
-        let count = self.waiting.iter().filter(|waiter| waiter.0 == key).count();
+        let count = self.waiting.iter().filter(|waiter| waiter.key == key).count();
         count.div_ceil(self.weights[key as usize] as usize)
     }
 
@@ -295,14 +413,14 @@ impl Model {
         assert!(queue.len() <= self.depth, "the bound is exact, seed {seed}");
         assert_eq!(queue.len(), self.waiting.len(), "seed {seed}");
         let keys: std::collections::HashSet<u32> =
-            self.waiting.iter().map(|waiter| waiter.0).collect();
+            self.waiting.iter().map(|waiter| waiter.key).collect();
         assert_eq!(queue.keys.len(), keys.len(), "a key is there while it waits, seed {seed}");
         assert_eq!(queue.index.len(), keys.len(), "seed {seed}");
         let fattest = (0..12).map(|key| self.fatness(key)).max().unwrap();
         assert_eq!(queue.fattest, fattest, "seed {seed}");
         // One more for the newcomer before the fattest key's oldest leaves.
         assert!(queue.fatness.len() <= self.depth + 2, "seed {seed}");
-        assert_eq!(queue.oldest(), self.waiting.first().map(|waiter| waiter.2), "seed {seed}");
+        assert_eq!(queue.oldest(), self.waiting.first().map(|waiter| waiter.since), "seed {seed}");
     }
 }
 

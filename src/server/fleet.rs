@@ -132,7 +132,8 @@ fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> std::io::Result<
 
 /// Linux keeps niceness by thread, and raising it needs no privilege.
 fn lower_priority() {
-    let _ = rustix::process::setpriority_process(None, handshake::NICENESS);
+    let own = rustix::process::getpriority_process(None).unwrap_or(0);
+    let _ = rustix::process::setpriority_process(None, own + handshake::NICENESS);
 }
 
 fn run_thread(number: usize, work: impl Future<Output = ()>) {

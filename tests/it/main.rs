@@ -12,6 +12,7 @@ mod alarms;
 mod bodies;
 mod broken_certificate;
 mod browser;
+mod clients;
 mod conformance;
 mod doors;
 mod drain;

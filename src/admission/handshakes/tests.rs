@@ -29,6 +29,7 @@ fn entry(customer: &str, number: u64) -> Entry<Client> {
         customer: CustomerId::parse(customer).unwrap(),
         weight: 1,
         cost: 100,
+        sort: Sort::Heavy,
         since: now(),
         item: Client { number, gone: false },
     }
