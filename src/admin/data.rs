@@ -59,6 +59,8 @@ pub struct Gathered {
     pub request_depth: u64,
     /// `queues.age_alarm`.
     pub age_alarm: Duration,
+    /// Client connections and `runtime.max_connections`.
+    pub connections: (u64, u64),
     /// Endpoints and connections to them, of all sites together.
     pub upstreams: UpstreamGauges,
     /// Sites without a usable endpoint, and what their last failure was.

@@ -267,6 +267,7 @@ fn sample(gathered: &Gathered, totals: &Totals, process: &ProcessSample) -> Samp
         overflows: gathered.overflows_own,
         queues,
         age_alarm: gathered.age_alarm,
+        connections: gathered.connections,
         handshakes_refused: totals.queue_refused(QueueName::Handshake),
         requests_refused: refused(&[Refusal::RequestQueueFull, Refusal::RequestDeadline]),
         sites_down: gathered.sites_down.clone(),

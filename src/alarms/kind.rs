@@ -35,6 +35,8 @@ pub enum Alarm {
     ReloadPartly,
     /// The machine is not the one that `queues.toml` was measured on.
     MachineDiffers,
+    /// Nearly as many connections stand as may.
+    Connections,
     /// File descriptors are nearly used up.
     Descriptors,
     /// Memory is nearly used up.
@@ -75,6 +77,7 @@ impl Alarm {
         Alarm::ReloadRefused,
         Alarm::ReloadPartly,
         Alarm::MachineDiffers,
+        Alarm::Connections,
         Alarm::Descriptors,
         Alarm::Memory,
         Alarm::AccessLog,
@@ -96,6 +99,7 @@ impl Alarm {
             Alarm::ReloadRefused => "reload-refused",
             Alarm::ReloadPartly => "reload-partly",
             Alarm::MachineDiffers => "machine-differs",
+            Alarm::Connections => "connections",
             Alarm::Descriptors => "descriptors",
             Alarm::Memory => "memory",
             Alarm::AccessLog => "access-log",
@@ -118,6 +122,7 @@ impl Alarm {
             | Alarm::ReloadRefused
             | Alarm::ReloadPartly
             | Alarm::MachineDiffers
+            | Alarm::Connections
             | Alarm::Descriptors
             | Alarm::Memory
             | Alarm::AccessLog => Urgency::Warning,
@@ -141,7 +146,7 @@ impl Alarm {
             | Alarm::ReloadRefused
             | Alarm::ReloadPartly
             | Alarm::MachineDiffers => Duration::ZERO,
-            Alarm::Descriptors | Alarm::Memory => HOLD_EVENTS,
+            Alarm::Connections | Alarm::Descriptors | Alarm::Memory => HOLD_EVENTS,
         }
     }
 
@@ -173,6 +178,10 @@ impl Alarm {
             }
             Alarm::MachineDiffers => {
                 "none now; under overload queues may hold more or less than their deadline allows"
+            }
+            Alarm::Connections => {
+                "none yet; at the bound the longest idle connections are ended for new ones, and \
+                 where none is idle new ones wait in the kernel"
             }
             Alarm::Descriptors => "none yet; at the bound new connections are refused",
             Alarm::Memory => "none yet; at the bound the kernel ends the process",
@@ -219,6 +228,11 @@ impl Alarm {
             Alarm::ReloadRefused => "run sluss check, mend what it names, then sluss reload",
             Alarm::ReloadPartly => "run sluss check, mend what it names, then sluss reload",
             Alarm::MachineDiffers => "run sluss size on this machine",
+            Alarm::Connections => {
+                "raise runtime.max_connections (and LimitNOFILE), or shorten timeouts.idle; see who \
+                 holds them: limits.connections and limits.connections_per_client bound one site, \
+                 one client"
+            }
             Alarm::Descriptors => "raise LimitNOFILE (ulimit -n) or lower runtime.max_connections",
             Alarm::Memory => "lower runtime.max_connections, or give the process more memory",
             Alarm::AccessLog => {

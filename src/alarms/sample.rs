@@ -18,7 +18,7 @@ const REFUSALS_MIN: u64 = 5;
 /// than a week.
 const EXPIRING_SECONDS: i64 = 21 * 24 * 60 * 60;
 
-/// The share of descriptors or memory from which on it is an alarm, in percent.
+/// The share of connections, descriptors or memory from which on it is an alarm, in percent.
 const RESOURCE_PERCENT: u64 = 90;
 
 /// The edge at one moment. Counters are since the start.
@@ -48,6 +48,8 @@ pub struct Sample {
     pub parts_kept: Vec<String>,
     /// How the machine differs from the one `queues.toml` was measured on.
     pub machine_differs: Option<String>,
+    /// Client connections and their bound.
+    pub connections: (u64, u64),
     /// Open descriptors and their bound.
     pub descriptors: (u64, u64),
     /// Memory in use and its bound, bytes; no bound is 0.
@@ -235,6 +237,7 @@ fn resources(found: &mut Vec<Condition>, memory: &mut Memory, sample: &Sample) {
             found.push(about(alarm, "", format!("{used} of {bound} {what} in use")));
         }
     };
+    near(Alarm::Connections, sample.connections, "connections");
     near(Alarm::Descriptors, sample.descriptors, "descriptors");
     near(Alarm::Memory, sample.memory, "bytes");
     let log = &sample.access_log;

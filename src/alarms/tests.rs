@@ -145,6 +145,8 @@ fn states_of_the_configuration_clear_at_once() {
 fn sites_without_endpoint_and_scarce_resources_are_alarms() {
     let down = Sample { sites_down: vec![("a".into(), "refused".into())], ..calm() };
     check(&calm(), &down, "upstreams-down a", 10);
+    let held = |held| Sample { connections: (held, 1_000), ..calm() };
+    check(&held(899), &held(900), "connections", 60);
     let used = |used| Sample { descriptors: (used, 1_000), ..calm() };
     check(&used(899), &used(900), "descriptors", 60);
     let memory = |used| Sample { memory: (used, 1 << 30), ..calm() };

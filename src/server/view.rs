@@ -167,6 +167,10 @@ impl View for Told {
             request_queues: walk.waiting,
             request_depth: live.snapshot.queues.request_depth as u64,
             age_alarm: live.snapshot.queues.age_alarm,
+            connections: (
+                self.proxy.connections() as u64,
+                live.snapshot.runtime.connections_max as u64,
+            ),
             upstreams: walk.upstreams,
             sites_down: walk.down,
             findings: finding_counts(&self.proxy.findings),

@@ -176,6 +176,16 @@ fn said(edge: &Edge, bytes: &[u8]) -> TcpStream {
     stream
 }
 
+/// A connection on which a whole ClientHello was said, and nothing else.
+fn said_hello(edge: &Edge) -> TcpStream {
+    let config = authority().client(&[]);
+    let name = "a.test".try_into().unwrap();
+    let mut session = rustls::ClientConnection::new(config.into(), name).unwrap();
+    let mut stream = edge.tcp();
+    session.write_tls(&mut stream).unwrap();
+    stream
+}
+
 /// One handshake holds the only place and is never finished; the queue behind it holds one.
 #[test]
 fn a_full_handshake_queue_refuses_the_oldest_of_the_fattest() {
@@ -184,14 +194,7 @@ fn a_full_handshake_queue_refuses_the_oldest_of_the_fattest() {
         .set("queues.handshake_depth", "1")
         .site("a.test", Origin::echo().url())
         .start();
-    let hello = || {
-        let config = authority().client(&[]);
-        let name = "a.test".try_into().unwrap();
-        let mut session = rustls::ClientConnection::new(config.into(), name).unwrap();
-        let mut stream = edge.tcp();
-        session.write_tls(&mut stream).unwrap();
-        stream
-    };
+    let hello = || said_hello(&edge);
     let depth = |expected: f64| {
         let labels = ["queue=\"handshake\""];
         edge.metric_becomes("sluss_queue_depth", &labels, |depth| depth == expected);
@@ -211,6 +214,70 @@ fn a_full_handshake_queue_refuses_the_oldest_of_the_fattest() {
     drop(holds);
     last.read_exact(&mut [0; 5]).expect("who is patient gets its turn");
     eventually("who left is no work", || edge.refused("client-gone") >= 1.0);
+}
+
+#[test]
+fn a_handshake_that_waits_past_its_deadline_is_reset() {
+    let edge = Setup::default()
+        .set("queues.handshake_concurrency", "1")
+        .set("queues.handshake_deadline", r#""300ms""#)
+        .site("a.test", Origin::echo().url())
+        .start();
+    let mut holds = said_hello(&edge);
+    holds.read_exact(&mut [0; 5]).unwrap(); // The edge's flight: the place is taken.
+    let reset = said_hello(&edge).read(&mut [0; 1]).expect_err("a reset");
+    assert_eq!(reset.kind(), std::io::ErrorKind::ConnectionReset);
+    let labels = ["queue=\"handshake\"", "handshake-deadline"];
+    edge.metric_becomes("sluss_queue_refused_total", &labels, |count| count >= 1.0);
+}
+
+/// The site does one request at a time. Three bulk ones fill its queue; what comes then takes the
+/// place of the oldest of them, and goes before the others.
+#[test]
+fn critical_requests_go_first_and_bulk_is_shed_first() {
+    let open = Arc::new(AtomicBool::new(false));
+    let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (gate, seen) = (open.clone(), order.clone());
+    let origin = Origin::answering(move |request| {
+        eventually("the site is let go", || gate.load(Ordering::SeqCst));
+        seen.lock().unwrap().push(request.start.clone());
+        ok("served")
+    });
+    let rules = r#"limits = { in_flight = 1 }
+priority = [ { path = "/pay", class = "critical" }, { path = "/export/*", class = "bulk" } ]"#;
+    let edge = Setup::default()
+        .set("queues.request_depth", "3")
+        .set("queues.request_deadline", r#""60s""#)
+        .site_with("a.test", origin.url(), rules)
+        .start();
+    let send = |path: &str| {
+        let mut client = edge.connect("a.test");
+        client.send(get("a.test", path));
+        client
+    };
+    let waiting = |expected: f64| {
+        let labels = ["queue=\"request\""];
+        edge.metric_becomes("sluss_queue_depth", &labels, |depth| depth == expected);
+    };
+    let mut served = vec![send("/first")];
+    eventually("the first is at the site", || origin.accepted() == 1);
+    let mut shed = send("/export/1");
+    waiting(1.0);
+    served.push(send("/export/2"));
+    waiting(2.0);
+    served.push(send("/export/3"));
+    waiting(3.0);
+    served.push(send("/pay"));
+    let refused = shed.response();
+    assert_eq!((refused.status(), refused.refused()), (503, Some("request-queue-full")));
+    assert_eq!(edge.metric("sluss_queue_refused_total", &["request-queue-full"]), 1.0);
+    open.store(true, Ordering::SeqCst);
+    for client in &mut served {
+        assert_eq!(client.response().text(), "served");
+    }
+    let order = order.lock().unwrap().join(" ");
+    let at = |path: &str| order.find(path).expect("it came to the site");
+    assert!(at("/first") < at("/pay") && at("/pay") < at("/export/2"), "{order}");
 }
 
 #[test]
@@ -246,6 +313,7 @@ fn a_full_edge_of_busy_connections_lets_the_next_wait() {
     };
     let (first, _second) = (busy(), busy());
     eventually("both are busy", || origin.accepted() == 2);
+    eventually("it is told", || edge.alarms("connections") == 1.0);
     let (told, came) = mpsc::channel();
     let waiting = edge.tcp();
     let third = thread::spawn(move || {
@@ -271,4 +339,5 @@ fn a_full_edge_ends_idle_connections_for_new_ones() {
     }
     assert_eq!(kept[0].end(), crate::support::End::ClosedEarly, "the longest idle one went");
     assert!(edge.metric("sluss_connections", &[]) <= 10.0);
+    eventually("it is told", || edge.alarms("connections") == 1.0);
 }
