@@ -1,135 +1,229 @@
 #!/usr/bin/env python3
-"""A flood of new handshakes beside established traffic: sluss, nginx and HAProxy in one run.
+"""A flood of new handshakes beside established traffic: sluss, nginx and HAProxy in one run, with goals that pass or fail.
 
     cargo build --release
-    python3 benches/overload/run.py                       # RSA-2048 at 1, 2, 5 and 10 times the capacity
-    python3 benches/overload/run.py --key ecdsa --steps 2 5
+    python3 benches/overload/run.py                       # RSA-2048 at 1, 2, 5 and 10 times the capacity; 6 minutes
+    python3 benches/overload/run.py --key ecdsa
     python3 benches/overload/run.py --quick               # one short step for sluss alone: tests this script
 
-The proxy has CPU 0, load and origin CPU 1. For each proxy its own capacity is found first (completed full
-handshakes a second when far more are offered), then each step offers a multiple of it, in an open loop, beside
-500 requests a second on 16 established connections. Latency counts from when a request was due. The control is
-sluss with a queue that holds all and lets nobody go: what a check must be able to find. Needs nginx,
-haproxy, openssl and taskset; loopback only; everything started here is ended here, by its process id.
+The proxy has CPU 0, load and origin CPU 1. First each proxy's own capacity: the most full handshakes a second that it
+completed on one of several plateaus, beside the established traffic. Then for each step one run of an open loop:
+500 requests a second on 16 established connections all the time; 3 s alone, then with a flood at a multiple of the capacity,
+then 4 s without it. Latency counts from when a request was due. Clients of the flood give up after 1.5 s.
+
+Goals, at each step: established p99 at most 1.5 times the unloaded one (the median of that before each step's flood); of the
+capacity 95 % completed; p99 of the completed within the deadline; all others refused, none left hanging, and after the first
+second of the flood 999 in 1,000 of them within 50 ms of their SYN; the kernel's accept queue at most half full, no
+ListenOverflow; 2 s after the flood latency and queue are as before. At the end the resident memory is what it was. Exit
+status 1 where sluss misses one, or the control misses none: that is sluss with a queue that holds all and lets nobody go, and handshake threads without their lower priority.
+nginx and HAProxy are judged alike, for comparison. A step that the generator cannot offer is told and offered as far as it can.
+
+Needs nginx (the origin), openssl and taskset; haproxy where there is one. The control's threads can be given back their
+priority by root alone. Loopback only; everything started here is ended here, by its process id.
 """
-import argparse, json, os, pathlib, shutil, signal, subprocess, sys, tempfile, time, urllib.request
+import argparse, json, os, shutil, signal, statistics, sys, tempfile, time
 
-HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "peers"))
-import peers
+import stage as lab
+from stage import peers
 
-# Between two steps: the goal is that two seconds after a flood everything is as before.
-SETTLE = 2
-
-
-def load(port, seconds, *traffics):
-    command = ["taskset", "-c", "1", ARGS.sluss, "load", f"https://{peers.HOST}:{port}/1k", "--connect", f"127.0.0.1:{port}",
-               "--insecure", "--json", "--duration", f"{seconds}s"]
-    for traffic in traffics:
-        command += ["--traffic", traffic]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds * 6 + 60)
-    if not done.stdout:
-        raise RuntimeError(done.stderr[-500:])
-    return json.loads(done.stdout)["traffics"]
-
-
-def established():
-    return "kind=requests,rate=500,connections=16,name=established"
+# Unloaded before the flood, and calm after it, seconds.
+BEFORE, AFTER = 3, 4
+# Between two runs, seconds: the next one's own connections are not to meet the last one's flood.
+SETTLE = 1
+# A burst may wait for the deadline; only a line that has stood for so long is told no sooner. Seconds, the deadline within.
+ONSET = 1
+RECOVERY = 2
+# Of usual traffic after the last flood, before what is still resident is judged.
+CALM = 5
+# Resident memory at the worst moment, and what may be left of the rise when all is over, MiB.
+RESIDENT, LEFT = 256, 16
+# Full handshakes a second that one core of a generator offers; beyond, it measures itself.
+GENERATOR = {"rsa": 13_000, "ecdsa": 9_000}
+PLATEAUS = {"rsa": (500, 4_000, 8), "ecdsa": (800, 6_400, 8)}
 
 
-def flood(rate):
-    return f"kind=handshakes,rate={int(rate)},timeout={ARGS.patience}ms,group=x25519,name=flood"
+def established(name, start, duration):
+    return f"kind=requests,rate=500,connections=16,name={name},start={start * 1000:.0f}ms,duration={duration * 1000:.0f}ms"
 
 
-def ms(lane, span, quantile):
-    return lane["spans"].get(span, {}).get(quantile, float("nan"))
+def flood(rate, name, start, duration):
+    return f"kind=handshakes,rate={rate:.0f},timeout={ARGS.patience}ms,name={name},start={start * 1000:.0f}ms,duration={duration * 1000:.0f}ms"
 
 
-def row(step, lanes, capacity):
-    calm, storm = lanes
-    outcomes = storm["outcomes"]
-    good = outcomes.get("completed", 0) / ARGS.seconds
-    rest = ", ".join(f"{name} {count}" for name, count in outcomes.items() if name != "completed")
-    return (f"  {step:>9} {ms(calm, 'total', 'p50'):7.2f} {ms(calm, 'total', 'p99'):8.2f} {ms(calm, 'total', 'max'):8.1f}"
-            f" {good:9.0f} {good / capacity:7.0%} {ms(storm, 'total', 'p99'):9.1f}   {rest or '-'}")
+def capacity(port):
+    low, high, steps = PLATEAUS[ARGS.key]
+    rising = f"kind=handshakes,arrivals=step:{low}:{high}:{steps},timeout={ARGS.patience}ms,name=flood"
+    lanes = lab.load(ARGS.sluss, port, steps * ARGS.plateau, established("established", 0, steps * ARGS.plateau), rising)
+    done = [0] * steps
+    for point in lanes["flood"]["series"]:
+        done[min(int(point["at"] / ARGS.plateau + 1e-9), steps - 1)] += point["done"]
+    # The last plateau also has what was still waiting when the run ended.
+    return max(done[:-1]) / ARGS.plateau
 
 
-def metrics(child, folder):
-    try:
-        admin = open(f"{folder}/sluss/state/admin").read().strip()
-        text = urllib.request.urlopen(f"http://{admin}/metrics", timeout=5).read().decode()
-    except OSError:
-        return ""
-    wanted = ("sluss_queue_refused_total{queue=\"handshake\"", "sluss_kernel_listen_overflows_total")
-    return "; ".join(line for line in text.splitlines() if line.startswith(wanted) and not line.endswith(" 0"))
+def recovered(before, after):
+    """Seconds after the flood until a whole second was as the time before it, by p99 of each tenth of a second."""
+    usual = 1.5 * max(point["p99"] for point in before["series"] if point["p99"] is not None)
+    points = [(point["at"] - BEFORE - ARGS.seconds, point["p99"]) for point in after["series"] if point["p99"] is not None]
+    for begin, _ in points:
+        second = [p99 for at, p99 in points if begin <= at < begin + 1]
+        if begin + 1 > AFTER:
+            break
+        if max(second) <= usual:
+            return max(begin, 0)
+    return float("inf")
 
 
-def start(name, stage):
+def step(child, port, admin, rate):
+    """One flood; the figures that goals are about."""
+    time.sleep(SETTLE)
+    watch = lab.Watch(child, admin)
+    total = BEFORE + ARGS.seconds + AFTER
+    lanes = lab.load(ARGS.sluss, port, total, established("before", 0, BEFORE), established("established", BEFORE, ARGS.seconds),
+                     flood(rate, "onset", BEFORE, ONSET), flood(rate, "flood", BEFORE + ONSET, ARGS.seconds - ONSET),
+                     established("after", BEFORE + ARGS.seconds, AFTER))
+    ended = time.monotonic() - AFTER
+    watch.end()
+    storm, onset = lanes["flood"], lanes["onset"]
+    outcomes = {name: storm["outcomes"].get(name, 0) + onset["outcomes"].get(name, 0) for name in {**storm["outcomes"], **onset["outcomes"]}}
+    waited = [sample["at"] for sample in watch.samples if sample["waiting"]]
+    return {
+        "offered": storm["offered_per_second"],
+        "before": lab.quantile(lanes["before"], "p99"),
+        "p50": lab.quantile(lanes["established"], "p50"),
+        "p99": lab.quantile(lanes["established"], "p99"),
+        "max": lab.quantile(lanes["established"], "max"),
+        "lost": lanes["established"]["offered"] - lab.counted(lanes["established"], "completed"),
+        "completed": lab.counted(storm, "completed") / (ARGS.seconds - ONSET),
+        "new_p99": max(lab.quantile(storm, "p99"), lab.quantile(onset, "p99")),
+        "refused": lab.counted(storm, *lab.REFUSED),
+        "refused_p999": storm["refused"]["p999"],
+        "refused_onset": onset["refused"]["p999"],
+        "hanging": sum(outcomes.get(name, 0) for name in lab.HANGING),
+        "odd": {name: count for name, count in outcomes.items() if name not in ("completed", "not_sent", *lab.REFUSED, *lab.HANGING)},
+        "not_sent": outcomes.get("not_sent", 0),
+        "kernel": watch.most("kernel"),
+        "overflows": watch.overflows,
+        "latency_back": recovered(lanes["before"], lanes["after"]),
+        "queue_back": max(0.0, max(waited, default=0) - ended),
+        "resident": watch.most("resident"),
+        "behind": lab.behind({"flood": storm}),
+    }
+
+
+def judge(goals, name, figures, unloaded, capacity):
+    """`figures` of one step against the goals."""
+    goals.at_most(f"{name}: established p99", figures["p99"], 1.5 * unloaded, "ms")
+    goals.hold(f"{name}: established requests lost", figures["lost"] == 0, figures["lost"])
+    due = min(capacity, figures["offered"])
+    goals.at_least(f"{name}: completed, of what can be", figures["completed"] / due * 100, 95, "%")
+    goals.at_most(f"{name}: p99 of the completed", figures["new_p99"], ARGS.deadline, "ms")
+    if figures["refused"]:
+        goals.at_most(f"{name}: refused after, p99.9 (first second: {figures['refused_onset']:.0f} ms)", figures["refused_p999"], 50, "ms")
+    goals.hold(f"{name}: left hanging", figures["hanging"] == 0, figures["hanging"])
+    goals.hold(f"{name}: ended in other ways", not figures["odd"], figures["odd"] or "none")
+    goals.at_most(f"{name}: kernel queue", figures["kernel"] * 100, 50, "%")
+    goals.hold(f"{name}: ListenOverflows", figures["overflows"] == 0, figures["overflows"])
+    goals.at_most(f"{name}: latency as before", figures["latency_back"], RECOVERY, "s")
+    goals.at_most(f"{name}: queue empty", figures["queue_back"], RECOVERY, "s")
+    if figures["not_sent"]:
+        goals.hold(f"{name}: sent by the generator", False, f"{figures['not_sent']} were not")
+
+
+def start(name, peers_stage):
+    sites = {"bench": f'hosts = ["{lab.DOMAIN}"]\nupstreams = ["http://127.0.0.1:{peers_stage.origin}"]\nlimits = {{ in_flight = 2048 }}\n'}
     match name:
         case "sluss":
-            return stage.sluss(queues=f'request_depth = 4096\nhandshake_deadline = "{ARGS.deadline}ms"')
+            return lab.edge(peers_stage, sites, f'request_depth = 4096\nhandshake_deadline = "{ARGS.deadline}ms"', name)
         case "control":
-            return stage.sluss(queues='request_depth = 4096\nhandshake_depth = 1000000\nhandshake_deadline = "60s"')
+            started = lab.edge(peers_stage, sites, 'request_depth = 4096\nhandshake_depth = 1000000\nhandshake_deadline = "60s"', name)
+            try:
+                lab.renice_handshakes(started[1].pid)
+            except PermissionError:
+                print("control: its handshake threads keep their lower priority: only root can take it from them")
+            return started
         case _:
-            return getattr(stage, name)()
+            return (*getattr(peers_stage, name)(), None)
 
 
-def measure(name, stage, folder):
-    port, child = start(name, stage)
+def measure(name, peers_stage):
+    port, child, admin = start(name, peers_stage)
+    # Peers' verdicts stand in the table; only ours are lines.
+    goals = lab.Goals(loud=name in ("sluss", "control"))
     try:
-        load(port, 1, established())
-        calm = load(port, ARGS.seconds, established())[0]
-        capacity = load(port, ARGS.seconds, flood(ARGS.probe))[0]["outcomes"].get("completed", 0) / ARGS.seconds
-        print(f"\n{name}: capacity {capacity:.0f} full handshakes a second")
-        print("       step   est p50  est p99  est max   good/s  of cap.  new p99   the others (count)")
-        nothing = {"outcomes": {}, "spans": {}}
-        print(row("unloaded", (calm, nothing), capacity))
-        for step in ARGS.steps:
-            time.sleep(SETTLE)
-            lanes = load(port, ARGS.seconds, established(), flood(capacity * step))
-            print(row(f"{step} x", lanes, capacity), flush=True)
-        if name == "sluss" and (counted := metrics(child, folder)):
-            print(f"  {counted}")
-        time.sleep(SETTLE)
-        calm = load(port, 2, established())[0]
-        print(f"  after: established p99 {ms(calm, 'total', 'p99'):.2f} ms")
+        lab.load(ARGS.sluss, port, 1, established("warm", 0, 1))
+        resident = peers.resident_kib(child.pid) / 1024
+        most = capacity(port)
+        print(f"\n{name}, {ARGS.key}: capacity {most:.0f} full handshakes a second; resident {resident:.0f} MiB")
+        print("    step  offered/s   unloaded p99   est p50      p99      max   good/s  of cap.  new p99  refused p99.9  hanging  back s  MiB")
+        steps = []
+        for multiple in ARGS.steps:
+            figures = step(child, port, admin, min(most * multiple, GENERATOR[ARGS.key]))
+            steps.append((f"{multiple:g} x", figures))
+            back = max(figures["latency_back"], figures["queue_back"])
+            print(f"  {multiple:4g} x {figures['offered']:10.0f} {figures['before']:14.2f} {figures['p50']:9.2f} {figures['p99']:8.2f}"
+                  f" {figures['max']:8.1f} {figures['completed']:8.0f} {figures['completed'] / most:8.0%} {figures['new_p99']:8.1f}"
+                  f" {figures['refused_p999']:14.1f} {figures['hanging']:8} {back:7.1f} {figures['resident']:4.0f}", flush=True)
+            if figures["behind"]:
+                print(f"         the generator: {figures['behind']}")
+        unloaded = statistics.median(figures["before"] for _, figures in steps)
+        for title, figures in steps:
+            judge(goals, f"{name} {title}", figures, unloaded, most)
+        goals.at_most(f"{name}: resident at most", max(figures["resident"] for _, figures in steps), RESIDENT, "MiB")
+        # Given back when there is something to do again.
+        lab.load(ARGS.sluss, port, CALM, established("calm", 0, CALM))
+        goals.at_most(f"{name}: resident afterwards", peers.resident_kib(child.pid) / 1024, resident + LEFT, "MiB")
+        if admin:
+            counts = {key: value for key, value in lab.scrape(admin).items() if key.startswith("sluss_queue_refused_total{queue=\"handshake\"") and value}
+            print(f"  refused: {counts or 'none'}")
+        return {"capacity": most, "steps": dict(steps), "failed": goals.failed}
     finally:
-        child.send_signal(signal.SIGTERM)
-        try:
-            child.wait(15)
-        except subprocess.TimeoutExpired:
-            child.kill()
+        lab.end(child)
 
 
 def main():
     folder = tempfile.mkdtemp(prefix="sluss-overload-")
     os.chmod(folder, 0o755)
-    peers.certificate(folder, "ecdsa", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
-    peers.certificate(folder, "rsa", "rsa:2048")
-    stage = peers.Peers(folder, ARGS.key, ARGS.sluss)
-    origin = stage.start_origin()
+    lab.certificates(folder)
+    peers_stage = peers.Peers(folder, ARGS.key, ARGS.sluss)
+    origin = peers_stage.start_origin()
     names = ["sluss"] if ARGS.quick else ARGS.only or ["sluss", "control", *filter(shutil.which, ("nginx", "haproxy"))]
+    results = {}
     try:
         for name in names:
-            measure(name, stage, folder)
+            results[name] = measure(name, peers_stage)
     finally:
         origin.send_signal(signal.SIGTERM)
         origin.wait(10)
         shutil.rmtree(folder, ignore_errors=True)
+    if ARGS.json:
+        with open(ARGS.json, "w") as file:
+            json.dump(results, file, indent=1)
+    print()
+    for name, result in results.items():
+        if result["failed"]:
+            print(f"{name} misses {len(result['failed'])} goals: {', '.join(result['failed'])}")
+        else:
+            print(f"{name} meets all goals")
+    sound = "control" not in results or results["control"]["failed"]
+    if not sound:
+        print("FAIL  the control meets all goals: these goals prove nothing")
+    sys.exit(1 if not sound or results.get("sluss", {"failed": []})["failed"] else 0)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sluss", default=str(HERE.parents[1] / "target/release/sluss"))
+    parser.add_argument("--sluss", default=str(lab.ROOT / "target/release/sluss"))
     parser.add_argument("--key", choices=["rsa", "ecdsa"], default="rsa")
     parser.add_argument("--steps", type=float, nargs="*", default=[1, 2, 5, 10])
-    parser.add_argument("--seconds", type=int, default=8)
-    parser.add_argument("--probe", type=int, default=4000, help="offered a second to find the capacity")
+    parser.add_argument("--seconds", type=int, default=8, help="of each flood")
+    parser.add_argument("--plateau", type=float, default=1.5, help="seconds of each rate in the search for the capacity")
     parser.add_argument("--patience", type=int, default=1500, help="ms after which a client gives up")
     parser.add_argument("--deadline", type=int, default=250, help="ms that a handshake may wait for in sluss")
     parser.add_argument("--only", nargs="*", choices=["sluss", "control", "nginx", "haproxy"])
+    parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--quick", action="store_true")
     ARGS = parser.parse_args()
     if ARGS.quick:
-        ARGS.steps, ARGS.seconds = [2], 2
+        ARGS.steps, ARGS.seconds, ARGS.plateau = [2], 3, 0.5
     main()
