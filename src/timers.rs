@@ -82,7 +82,8 @@ impl Timers {
         idle.sort_unstable();
         for (_, key) in idle.iter().take(count) {
             let slot = &mut slots[*key];
-            slot.due = Some(now);
+            // Passed already for whoever looks now.
+            slot.due = Some(self.swept.get());
             if let Some(waker) = slot.waker.take() {
                 waker.wake();
             }

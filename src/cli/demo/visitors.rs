@@ -116,6 +116,9 @@ impl Visitors {
     }
 }
 
+/// Connections that one site's visitors keep; the others leave when they have been answered.
+const OPEN_MAX: usize = 8;
+
 /// One site's visitors.
 struct Site {
     route: Rc<Route>,
@@ -199,8 +202,9 @@ async fn ask(site: &Site, mut stream: Stream) -> Option<u16> {
     let mut buffer = vec![0; h1::READ_BYTES];
     let body = (Body::Count, &mut buffer[..]);
     let answer = h1::exchange(&mut stream, &site.request, body, clock, &mut times).await.ok()?;
-    if answer.reusable {
-        site.open.borrow_mut().push(stream);
+    let mut open = site.open.borrow_mut();
+    if answer.reusable && open.len() < OPEN_MAX {
+        open.push(stream);
     }
     Some(answer.status)
 }
