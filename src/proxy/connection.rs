@@ -265,8 +265,10 @@ fn serve_plain(
 
 /// A connection whose handshake is done: served until either side ends it.
 fn serve(thread: &Rc<Thread>, handshaken: Handshaken, holding: Holding) -> Served {
-    let Handshaken { stream, settled, server_name, tls } = handshaken;
-    let socket = stream.get_ref().0;
+    let Handshaken { mut stream, settled, server_name, tls } = handshaken;
+    let socket = stream.get_mut().0;
+    // A client that never let us wait is fresh still. Failing shows itself to whoever reads.
+    let _ = socket.settle();
     let addresses = (socket.client, socket.local);
     let handler =
         Handler::encrypted(thread.clone(), addresses, holding, (settled, server_name, tls));

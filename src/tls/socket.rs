@@ -142,7 +142,9 @@ impl Socket {
     /// Ready once the client has closed or reset the connection; pending while bytes are unread.
     /// For a connection that has [settled](Socket::settle).
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let Link::Settled(stream) = &self.link else { return Poll::Ready(()) };
+        let Link::Settled(stream) = &self.link else {
+            return if self.is_gone() { Poll::Ready(()) } else { Poll::Pending };
+        };
         loop {
             if ready!(stream.poll_read_ready(cx)).is_err() {
                 return Poll::Ready(());
