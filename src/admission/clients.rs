@@ -6,7 +6,7 @@
 //!
 //! An entry says when its bucket will be full again, which is a second ahead at most; a full bucket
 //! needs no entry. So what the table must know are the clients of the last second. Where these are
-//! more than [`CLIENTS_MAX`], a newcomer takes the place of another, who may begin anew: what comes
+//! more than `CLIENTS_MAX`, a newcomer takes the place of another, who may begin anew: what comes
 //! from that many addresses is no single client's doing, and the site's own bounds act. A sweep, at
 //! most once a second, takes out whose bucket is full.
 
