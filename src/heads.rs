@@ -23,7 +23,7 @@ pub fn take() -> Storage {
 pub fn give_back(storage: Storage) {
     KEPT.with_borrow_mut(|kept| {
         if kept.len() < KEPT_MAX {
-            kept.push(storage);
+            kept.push(storage.emptied());
         }
     });
 }

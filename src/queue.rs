@@ -23,14 +23,15 @@
 //! - **Order inside a sort.** First in first out while its oldest is younger than half the
 //!   deadline, then newest first: when not all can be served in time, some are served soon rather
 //!   than all late.
-//! - **Standing lines.** A line, the entries of one key and sort, that has not been empty for a whole
-//!   deadline is offered more than it is served, and waiting will not mend that. From then until its
-//!   last entry leaves an entry of it waits for `patience` at most, newest first: those who cannot
-//!   be served are told soon (the idea of CoDel, Nichols, Jacobson 2012). The last line that stood
-//!   and was empty for less than a deadline stands again at once: a flood draws breath. A burst that
-//!   can be served in time is not touched, and neither are the other lines. With `patience` no
-//!   shorter than the deadline there is no such rule. Such an entry leaves at its key's turn, or at
-//!   any push or `expire` while its key is the fattest.
+//! - **Standing lines.** A line is the entries of one key and sort. One of which, for a whole
+//!   deadline, each that was served found the oldest waiting for `patience` or longer is offered
+//!   more than it is served, and waiting will not mend that: it stands. From then on none of it
+//!   waits longer than `patience`: those who cannot be served are told soon (CoDel: Nichols,
+//!   Jacobson 2012). It stands until it is served within half of that, or empty. A line that is
+//!   never empty but served in time does not stand, however busy, nor does a burst; and no line is
+//!   touched by another's standing. With `patience` no shorter than the deadline there is no such
+//!   rule. An entry put out so leaves at its key's turn, or at any push or `expire` while its key is
+//!   the fattest.
 //!
 //! States of an entry: *waiting* from `push` until it leaves, exactly once, by `pop` ([`Why::Turn`],
 //! [`Why::Gone`], [`Why::Expired`], [`Why::Standing`]), by another's `push` or by `shed` (these and
@@ -75,8 +76,6 @@ pub struct FairQueue<K, T> {
     /// Keys by fatness; none has fatness 0.
     fatness: Vec<List<Key<K, T>>>,
     fattest: usize,
-    /// The last line that stood, and when it became empty.
-    stood: Option<(K, Sort, Instant)>,
     quantum: u64,
     serial: u64,
 }
@@ -88,8 +87,7 @@ pub struct Limits {
     pub depth: usize,
     /// Age past which an entry is not served.
     pub deadline: Duration,
-    /// The same in a line that has not been empty for a whole deadline; no rule of its own where it
-    /// is no shorter.
+    /// The same in a line that stands; no rule of its own where it is no shorter.
     pub patience: Duration,
 }
 
@@ -168,7 +166,7 @@ pub enum Why {
     Expired,
     /// The queue was full, and this was the fattest key's oldest.
     Displaced,
-    /// Its line has been offered more than it is served for long, and this was its oldest.
+    /// Its line stands, and this was its oldest.
     Standing,
 }
 
@@ -201,15 +199,16 @@ struct Key<K, T> {
 struct Line<T> {
     waiting: List<Waiter<T>>,
     count: u64,
-    /// Since when it has not been empty.
-    since: Option<Instant>,
+    /// Since when whoever was served found the oldest waiting for too long.
+    late_since: Option<Instant>,
     /// Cost served; comparable with the other sort's while both wait.
     served: u64,
 }
 
 impl<T> Line<T> {
     fn new() -> Line<T> {
-        Line { waiting: List::new(|waiter| &mut waiter.of_sort), count: 0, since: None, served: 0 }
+        let waiting = List::new(|waiter: &mut Waiter<T>| &mut waiter.of_sort);
+        Line { waiting, count: 0, late_since: None, served: 0 }
     }
 }
 
@@ -228,7 +227,6 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
             last_lane: Lane::InOrder,
             fatness: Vec::new(),
             fattest: 0,
-            stood: None,
             quantum: 0,
             serial: 0,
         }
@@ -248,7 +246,6 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
             return Pushed { ticket: Ticket { at: usize::MAX, serial }, left: Some(left) };
         }
         let key = self.key_for(&entry);
-        let begins = self.begins(&entry, now);
         let cost = u64::from(entry.cost.max(1));
         self.quantum = self.quantum.max(cost);
         let at = self.entries.insert(Waiter {
@@ -269,7 +266,7 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         let line = &mut owner.lines[entry.sort as usize];
         if line.count == 0 {
             line.served = line.served.max(other);
-            line.since = Some(begins);
+            line.late_since = None;
         }
         line.waiting.push_back(&mut self.entries, at);
         line.count += 1;
@@ -294,9 +291,11 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         if gone(&waiter.item) {
             return Some(self.leave(at, Why::Gone, now));
         }
-        let owner = &mut self.keys[waiter.key];
-        owner.credit -= waiter.cost;
-        owner.lines[waiter.sort as usize].served += waiter.cost;
+        let Waiter { key, sort, cost, .. } = *waiter;
+        self.judge(key, sort, now);
+        let owner = &mut self.keys[key];
+        owner.credit -= cost;
+        owner.lines[sort as usize].served += cost;
         Some(self.leave(at, Why::Turn, now))
     }
 
@@ -411,23 +410,23 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         };
         let oldest = line.waiting.first()?;
         let late = is_past(self.entries[oldest].since, self.limits.deadline / 2, now);
-        if late || self.stands(line, now) { line.waiting.last() } else { Some(oldest) }
-    }
-
-    /// Since when the entry's line will not have been empty, if it is now: since a deadline ago where
-    /// it stood and has only drawn breath.
-    fn begins(&self, entry: &Entry<K, T>, now: Instant) -> Instant {
-        let deadline = self.limits.deadline;
-        let breath = self.stood.as_ref().is_some_and(|(key, sort, at)| {
-            *key == entry.key && *sort == entry.sort && !is_past(*at, deadline, now)
-        });
-        if breath { now.checked_sub(deadline).unwrap_or(now) } else { now }
+        if late { line.waiting.last() } else { Some(oldest) }
     }
 
     /// Whether the line has been offered more than it is served for a whole deadline.
     fn stands(&self, line: &Line<T>, now: Instant) -> bool {
         let Limits { deadline, patience, .. } = self.limits;
-        patience < deadline && line.since.is_some_and(|since| is_past(since, deadline, now))
+        patience < deadline && line.late_since.is_some_and(|since| is_past(since, deadline, now))
+    }
+
+    /// Looks how long the line makes wait, as one of it is served.
+    fn judge(&mut self, key: usize, sort: Sort, now: Instant) {
+        let line = &self.keys[key].lines[sort as usize];
+        let patience = self.limits.patience / if self.stands(line, now) { 2 } else { 1 };
+        let oldest = line.waiting.first().map(|at| self.entries[at].since);
+        let is_late = oldest.is_some_and(|since| is_past(since, patience, now));
+        let late_since = &mut self.keys[key].lines[sort as usize].late_since;
+        *late_since = is_late.then(|| late_since.unwrap_or(now));
     }
 
     /// An entry of the key that has waited for longer than it may in a line that stands.
@@ -462,11 +461,6 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
     }
 
     fn leave(&mut self, at: usize, why: Why, now: Instant) -> Left<T> {
-        let Waiter { key, sort, .. } = self.entries[at];
-        let line = &self.keys[key].lines[sort as usize];
-        if line.count == 1 && self.stands(line, now) {
-            self.stood = Some((self.keys[key].key.clone(), sort, now));
-        }
         let waiter = self.unlink(at);
         let waited = now.saturating_duration_since(waiter.since);
         Left { item: waiter.item, waited, why }

@@ -5,8 +5,9 @@
 //! it is one store. A sweep per thread, every [`RESOLUTION`], wakes the tasks whose deadline has
 //! passed. A deadline therefore acts at its time or up to `RESOLUTION` later, never before.
 //!
-//! States of a slot: disarmed (`due` is `None`); armed; expired (armed, and `due` has passed),
-//! which stays so until it is armed anew or disarmed. Only its owner arms; the sweep only wakes.
+//! States of a slot: disarmed (`due` is `None`); armed; expired (armed, and `due` had passed at the
+//! last sweep), which stays so until it is armed anew or disarmed. Only its owner arms; the sweep
+//! only wakes.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};

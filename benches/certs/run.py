@@ -159,16 +159,7 @@ def started(name, prepare, folder):
     path, log = f"{folder}/{name}.conf", f"{folder}/{name}.out"
     open(path, "w").write(conf)
     out = open(log, "w")
-    return port, subprocess.Popen([*command, path], stdout=out, stderr=out), reload, log
-
-
-def end(child):
-    child.send_signal(signal.SIGTERM)
-    try:
-        child.wait(60)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
+    return port, subprocess.Popen([*command, path], stdout=out, stderr=out, start_new_session=True), reload, log
 
 
 def measure(name, prepare, folder, authority):
@@ -191,7 +182,7 @@ def measure(name, prepare, folder, authority):
             goals(folder, authority, port, child, start, took)
         return start, first, statistics.median(took), last
     finally:
-        end(child)
+        peers.stop(child)
 
 
 def goal(text, met):

@@ -19,7 +19,7 @@ A machine that does something else makes them fail: what runs beside is told fir
 fails. Needs nginx, h2load, openssl and taskset; loopback only; everything started here is ended here, by its
 process id.
 """
-import argparse, json, os, pathlib, re, shutil, signal, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, pathlib, re, shutil, statistics, subprocess, sys, tempfile, time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "peers"))
@@ -51,14 +51,6 @@ def load(port, seconds, traffic):
     return json.loads(done.stdout)["traffics"][0]
 
 
-def end(child):
-    child.send_signal(signal.SIGTERM)
-    try:
-        child.wait(15)
-    except subprocess.TimeoutExpired:
-        child.kill()
-
-
 def server(folder, key):
     """One that answers by itself, on one core."""
     port = peers.free_port()
@@ -87,7 +79,7 @@ def generator(folder):
         tell("client", rate / cpu >= CLIENT_PER_SECOND, f"{rate / cpu:,.0f} full ECDSA handshakes for a second of CPU "
              f"(goal {CLIENT_PER_SECOND:,}); {rate:,.0f}/s took {cpu:.0%} of the core, {most:,.0f}/s is what the server can")
     finally:
-        end(child)
+        peers.stop(child)
     port, child = server(folder, "rsa")
     try:
         most = load(port, 2, f"{handshakes},rate={FLOOD}")["completed_per_second"]
@@ -97,7 +89,7 @@ def generator(folder):
         tell("rsa", late["p99"] < LATE_MS and not unsent, f"{lane['offered_per_second']:,.0f}/s offered to a server of "
              f"{most:,.0f}/s: begun {late['p99']:.1f} ms late at p99 (goal {LATE_MS}), {unsent} not sent, {cpu:.0%} of the core")
     finally:
-        end(child)
+        peers.stop(child)
 
 
 def size(folder, run):
@@ -141,8 +133,8 @@ def others(folder, key):
         h2load(port, 200)
         return statistics.median(h2load(port, 1000 if ARGS.quick else 4000) for _ in range(3))
     finally:
-        end(child)
-        end(origin)
+        peers.stop(child)
+        peers.stop(origin)
 
 
 def sizing(folder):

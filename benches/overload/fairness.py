@@ -116,7 +116,7 @@ def among(names):
             compare(goals, "the others", lanes["before"], lanes["others"])
             told(lanes)
         finally:
-            lab.end(child)
+            peers.stop(child)
     return run
 
 
@@ -144,7 +144,7 @@ def upstream(name, stage, goals):
         compare(goals, "the others", lanes["before"], lanes["others"])
         told(lanes)
     finally:
-        lab.end(child)
+        peers.stop(child)
         origin.terminate()
 
 
@@ -163,7 +163,7 @@ def resumption(name, stage, goals):
             goals.at_least(f"resumptions kept, {title}", lane["resumed"] / max(1, lane["offered"]) * 100, 99, "%")
         told(lanes)
     finally:
-        lab.end(child)
+        peers.stop(child)
 
 
 # What is run, and beside whom: nginx and HAProxy have no queue of a site's requests to compare.

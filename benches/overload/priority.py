@@ -40,7 +40,7 @@ def measure(name, stage, in_flight, rules, goals):
                          f"kind=requests,rate=40,connections=64,path=/page,timeout=5s,name=normal,{beside}",
                          f"kind=requests,rate=1200,protocol=h2,connections=16,streams=100,path=/export/all,timeout=5s,name=bulk,{beside}")
     finally:
-        lab.end(child)
+        peers.stop(child)
         origin.terminate()
     unloaded = lab.quantile(lanes["before"], "p99")
     print(f"\n{name}: unloaded p50 / p99 {lab.quantile(lanes['before'], 'p50'):.1f} / {unloaded:.1f} ms")

@@ -180,7 +180,7 @@ def measure(name, peers_stage):
             print(f"  refused: {counts or 'none'}")
         return {"capacity": most, "steps": dict(steps), "failed": goals.failed}
     finally:
-        lab.end(child)
+        peers.stop(child)
 
 
 def main():

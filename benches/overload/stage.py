@@ -3,7 +3,7 @@ a look at the edge while it works, and goals that pass or fail.
 
 Everything started here is ended by whoever started it, by its process id; loopback only.
 """
-import asyncio, json, multiprocessing, os, pathlib, re, shutil, signal, subprocess, sys, threading, time
+import asyncio, json, multiprocessing, os, pathlib, re, shutil, subprocess, sys, threading, time
 import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -79,15 +79,6 @@ access = "off"
     while not (base / "state/admin").exists() and time.monotonic() < end_by:
         time.sleep(0.02)
     return port, child, (base / "state/admin").read_text().strip()
-
-
-def end(child):
-    child.send_signal(signal.SIGTERM)
-    try:
-        child.wait(40)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
 
 
 def load(binary, port, seconds, *traffics, path="/1k"):

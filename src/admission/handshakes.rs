@@ -23,8 +23,8 @@ use crate::names::CustomerId;
 use crate::queue::{self, FairQueue, Lane, Left, Limits, Sort, Why};
 use crate::refusal::Refusal;
 
-/// Where a customer has offered more than it is served for a whole deadline, a handshake of it
-/// waits for this part of the deadline at most: short enough for a person not to notice, long
+/// Where a customer's line stands (see [`queue`]), a handshake of it waits for this part of the
+/// deadline at most: short enough for a person not to notice, long
 /// enough that the threads never run out of work between two looks of a serving thread.
 const PATIENCE: u32 = 8;
 

@@ -3,9 +3,10 @@
 //!
 //! [`HandshakeQueue`] is one for the process: serving threads push, handshake threads pull.
 //! [`RequestGate`] is one for each site: a limit of requests at the endpoints, fixed or found by
-//! [`gradient`], and a queue by class in front of it. [`rate`] caps what comes to a site in a second,
-//! [`clients`] what comes from one client, [`held`] what either holds at one time. Nothing here knows a socket, a site's
-//! configuration or a metric: the caller hands in numbers and reads [`QueueState`].
+//! [`gradient`], and a queue by class in front of it. [`rate`] caps what comes to a site in a
+//! second, [`clients`] what comes from one client, [`held`] what either holds at one time. Nothing
+//! here knows a socket, a site's configuration or a metric: the caller hands in numbers and reads
+//! [`QueueState`].
 //!
 //! What always holds: who waits has an entry in exactly one queue, and leaves it by its turn, by a
 //! refusal, or by dropping its future; a permit is a value, and whoever drops it gives it back.

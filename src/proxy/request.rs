@@ -378,6 +378,7 @@ impl Handler {
         let class = route.site.class(head.path());
         let metrics = &self.thread.proxy.metrics;
         let gate = &route.state.gate;
+        // Whoever does not wait looks at no clock.
         let (permit, waited) = match gate.try_enter() {
             Some(permit) => (permit, Duration::ZERO),
             None => {

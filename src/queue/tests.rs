@@ -204,59 +204,89 @@ fn a_change_of_weight_finds_the_fattest_anew() {
     assert_eq!(queue.fattest(), Some((&2, 5)));
 }
 
-/// A queue in which key 1 has had entries for a whole deadline, 80 at the end.
-fn standing(now: Instant) -> FairQueue<u32, u64> {
-    let patience = DEADLINE / 8;
-    let mut queue = FairQueue::new(Limits { depth: 200, deadline: DEADLINE, patience });
-    for item in 0..100 {
-        let at = now + DEADLINE * item as u32 / 100;
+const PATIENCE: Duration = DEADLINE.checked_div(8).expect("eight is not zero");
+
+/// A queue whose key 1 has been offered five times what it is served until its line stands, and when
+/// that was.
+fn standing(now: Instant) -> (FairQueue<u32, u64>, Instant) {
+    let limits = Limits { depth: 200, deadline: DEADLINE, patience: PATIENCE };
+    let (mut queue, mut at) = (FairQueue::new(limits), now);
+    for item in 0..125 {
+        at = now + DEADLINE * item as u32 / 100;
         queue.push(entry(1, item, at), at);
         if item % 5 == 4 {
-            queue.pop(at, |_| false);
+            while queue.pop(at, |_| false).is_some_and(|left| left.why != Why::Turn) {}
         }
     }
-    queue
+    (queue, at)
 }
 
 #[test]
-fn who_cannot_be_served_in_a_key_that_stands_is_told_soon() {
-    let now = Instant::now();
-    let mut queue = standing(now);
-    let full = now + DEADLINE;
-    queue.push(entry(1, 100, full), full);
+fn who_cannot_be_served_in_a_line_that_stands_is_told_soon() {
+    let (mut queue, at) = standing(Instant::now());
     let (mut told, mut served) = (Vec::new(), Vec::new());
-    while let Some(left) = queue.pop(full, |_| false) {
+    while let Some(left) = queue.pop(at, |_| false) {
         match left.why {
             Why::Standing => told.push(left.waited),
             Why::Turn => served.push((left.item, left.waited)),
             why => panic!("{why:?}"),
         }
     }
-    assert!(told.len() > 60 && told.iter().all(|waited| *waited >= DEADLINE / 8), "{told:?}");
-    assert!(served.len() >= 8 && served.iter().all(|(_, waited)| *waited < DEADLINE / 8));
-    assert_eq!(served[0].0, 100, "the newest first");
-    // A flood that draws breath is the same flood; a deadline later it is another.
-    let breath = full + DEADLINE / 2;
-    queue.push(entry(1, 200, breath), breath);
-    queue.push(entry(1, 201, breath), breath);
-    assert_eq!(items(&mut queue, breath + DEADLINE / 10), [201, 200]);
-    let later = breath + DEADLINE * 2;
-    queue.push(entry(1, 300, later), later);
-    queue.push(entry(1, 301, later), later);
-    assert_eq!(items(&mut queue, later + DEADLINE / 4), [300, 301]);
+    assert!(told.is_empty(), "they were told when they had waited for long enough");
+    assert!(served.len() >= 8 && served.iter().all(|(_, waited)| *waited < PATIENCE));
+    assert!(served.is_sorted(), "in their order");
+    // Empty, it stands no more.
+    for item in 200..202 {
+        queue.push(entry(1, item, at), at);
+    }
+    assert_eq!(items(&mut queue, at + DEADLINE / 4), [200, 201]);
 }
 
 #[test]
-fn a_key_that_stands_shortens_nobody_elses_patience() {
-    let now = Instant::now();
-    let mut queue = standing(now);
-    let early = now + DEADLINE * 3 / 4;
+fn a_line_that_stands_shortens_nobody_elses_patience() {
+    let (mut queue, at) = standing(Instant::now());
     for item in 0..30 {
-        queue.push(entry(2, 1_000 + item, early), early);
+        queue.push(entry(2, 1_000 + item, at), at);
     }
-    let out = drain(&mut queue, now + DEADLINE);
-    let quiet = out.iter().filter(|(item, _)| *item >= 1_000);
-    assert!(quiet.clone().count() == 30 && quiet.clone().all(|(_, why)| *why == Why::Turn));
+    let out = drain(&mut queue, at + DEADLINE / 4);
+    let of_quiet = |(item, _): &&(u64, Why)| *item >= 1_000;
+    let (quiet, flood): (Vec<_>, Vec<_>) = out.iter().partition(of_quiet);
+    assert!(quiet.len() == 30 && quiet.iter().all(|(_, why)| *why == Why::Turn));
+    assert!(flood.len() >= 8 && flood.iter().all(|(_, why)| *why == Why::Standing));
+}
+
+/// Serves one and takes one in, so often that each of those who wait is served within `wait`.
+fn serve_in_time(queue: &mut FairQueue<u32, u64>, wait: Duration, from: Instant, turns: u32) {
+    let step = wait / queue.len() as u32;
+    for turn in 0..turns {
+        let at = from + step * turn;
+        queue.push(entry(1, 10_000 + u64::from(turn), at), at);
+        let left = queue.pop(at, |_| false).expect("many wait");
+        assert_eq!(left.why, Why::Turn, "turn {turn}");
+    }
+}
+
+#[test]
+fn a_line_that_is_never_empty_but_served_in_time_does_not_stand() {
+    let now = Instant::now();
+    let mut queue = FairQueue::new(Limits { depth: 64, deadline: DEADLINE, patience: PATIENCE });
+    for item in 0..32 {
+        queue.push(entry(1, item, now), now);
+    }
+    // Ten deadlines.
+    serve_in_time(&mut queue, PATIENCE * 9 / 10, now, 32 * 100);
+    assert_eq!(queue.len(), 32);
+}
+
+#[test]
+fn a_line_that_is_served_in_time_again_stands_no_more() {
+    let (mut queue, at) = standing(Instant::now());
+    while queue.len() > 4 {
+        queue.pop(at, |_| false);
+    }
+    serve_in_time(&mut queue, PATIENCE / 4, at, 40);
+    let late = at + PATIENCE / 4 * 10 + PATIENCE * 2;
+    assert!(drain(&mut queue, late).iter().all(|(_, why)| *why == Why::Turn));
 }
 
 #[test]
@@ -287,9 +317,8 @@ struct Model {
     queue: FairQueue<u32, u64>,
     /// In the order of pushes.
     waiting: Vec<Waits>,
-    /// Since when each line, by key and sort, has not been empty.
-    stands: [[Option<Instant>; 2]; 12],
-    stood: Option<(u32, Sort, Instant)>,
+    /// Since when each line, by key and sort, makes wait for too long.
+    late_since: [[Option<Instant>; 2]; 12],
     patience: Duration,
     weights: [u32; 12],
     now: Instant,
@@ -305,8 +334,7 @@ impl Model {
         Model {
             queue: FairQueue::new(Limits { depth, deadline: DEADLINE, patience }),
             waiting: Vec::new(),
-            stands: [[None; 2]; 12],
-            stood: None,
+            late_since: [[None; 2]; 12],
             patience,
             weights: std::array::from_fn(|_| 1 + random.below(4) as u32),
             now: Instant::now(),
@@ -335,12 +363,6 @@ impl Model {
             self.now,
         );
         self.waiting.push(Waits { key, sort, item: self.next_item, since });
-        let is_it = |stood: &(u32, Sort, Instant)| {
-            (stood.0, stood.1) == (key, sort) && self.now - stood.2 < DEADLINE
-        };
-        let breath = self.stood.filter(is_it);
-        let since = if breath.is_some() { self.now - DEADLINE } else { self.now };
-        self.stands[key as usize][sort as usize].get_or_insert(since);
         let seed = self.seed;
         assert_eq!(pushed.left.is_some(), self.waiting.len() > self.depth, "seed {seed}");
         if let Some(left) = pushed.left {
@@ -350,15 +372,15 @@ impl Model {
             let removed = self.queue.remove(pushed.ticket);
             let stood = self.waiting.iter().position(|waiter| waiter.item == self.next_item);
             assert_eq!(removed, stood.map(|at| self.waiting.remove(at).item), "seed {seed}");
-            self.forget_breaks();
+            self.forget_empty();
         }
     }
 
-    fn forget_breaks(&mut self) {
+    fn forget_empty(&mut self) {
         for key in 0..12 {
             for sort in [Sort::Heavy, Sort::Light] {
                 if !self.waiting.iter().any(|w| w.key == key && w.sort == sort) {
-                    self.stands[key as usize][sort as usize] = None;
+                    self.late_since[key as usize][sort as usize] = None;
                 }
             }
         }
@@ -371,8 +393,9 @@ impl Model {
         let line: Vec<Waits> =
             self.waiting.iter().copied().filter(|w| w.key == key && w.sort == sort).collect();
         let waited = self.now - since;
-        let begun = self.stands[key as usize][sort as usize].expect("it has entries");
-        let stands = self.patience < DEADLINE && self.now - begun >= DEADLINE;
+        let late_since = &mut self.late_since[key as usize][sort as usize];
+        let is_long = late_since.is_some_and(|since| self.now - since >= DEADLINE);
+        let stands = self.patience < DEADLINE && is_long;
         assert_eq!(left.waited, waited, "seed {seed}");
         match left.why {
             Why::Expired => assert!(waited >= DEADLINE, "seed {seed}"),
@@ -391,15 +414,17 @@ impl Model {
                 let oldest = self.now - line[0].since;
                 assert!(!stands || oldest < self.patience, "seed {seed}");
                 let late = oldest >= DEADLINE / 2;
-                let due = if late || stands { line.last() } else { line.first() };
+                let due = if late { line.last() } else { line.first() };
                 assert_eq!(Some(left.item), due.map(|waiter| waiter.item), "seed {seed}");
+                if left.why == Why::Turn {
+                    let patience = if stands { self.patience / 2 } else { self.patience };
+                    let is_late = oldest >= patience;
+                    *late_since = is_late.then(|| late_since.unwrap_or(self.now));
+                }
             }
         }
         self.waiting.retain(|waiter| waiter.item != left.item);
-        if stands && line.len() == 1 {
-            self.stood = Some((key, sort, self.now));
-        }
-        self.forget_breaks();
+        self.forget_empty();
     }
 
     fn fatness(&self, key: u32) -> usize {

@@ -25,7 +25,8 @@ pub struct Storage {
 const TEXT_KEPT_MAX: usize = 16 * 1024;
 
 impl Storage {
-    pub(super) fn emptied(mut self) -> Storage {
+    /// Empty, and small enough to be kept.
+    pub fn emptied(mut self) -> Storage {
         self.text.clear();
         self.text.shrink_to(TEXT_KEPT_MAX);
         self.fields.clear();
