@@ -16,7 +16,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::client::Client;
@@ -321,9 +321,9 @@ impl Exchange {
         if !self.input.is_held() {
             ready!(self.connection.stream.poll_readable(cx))?;
         }
-        self.input.make_room();
-        let room = self.input.capacity() - self.input.len();
-        let polled = pin!(self.connection.stream.read_buf(&mut *self.input)).poll(cx);
+        let room = self.input.make_room();
+        let mut input = (&mut *self.input).limit(room);
+        let polled = pin!(self.connection.stream.read_buf(&mut input)).poll(cx);
         match polled {
             Poll::Ready(Ok(count)) => {
                 self.patience.progressed();
@@ -403,8 +403,8 @@ impl Input {
     }
 
     /// Makes room for a read that is worth its system call, in place where nobody reads from the
-    /// buffer any more.
-    fn make_room(&mut self) {
+    /// buffer any more. Gives how much may be read.
+    fn make_room(&mut self) -> usize {
         let size = if self.grown { GROWN_BYTES } else { BUFFER_BYTES };
         if !self.held {
             self.buffer = match self.grown {
@@ -420,6 +420,7 @@ impl Input {
         if self.grown {
             lead(&mut self.buffer, size);
         }
+        size.min(self.buffer.capacity() - self.buffer.len())
     }
 
     fn let_go(&mut self) {
