@@ -10,7 +10,7 @@ const flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm
 const keys = { ArrowLeft: 37, ArrowRight: 39, Enter: 13, Tab: 9 };
 
 export class Browser {
-  #process; #home; #next = 1; #waiting = new Map(); #pages = new Map();
+  #process; #home; #ended; #next = 1; #waiting = new Map(); #pages = new Map();
 
   constructor(executable = process.env.CHROMIUM || "chromium") {
     this.#home = mkdtempSync(join(tmpdir(), "sluss-browser-"));
@@ -23,7 +23,8 @@ export class Browser {
       messages.forEach((message) => this.#receive(JSON.parse(message)));
     });
     this.#process.stdio[3].on("error", () => {});
-    this.#process.on("exit", () => this.#waiting.forEach(({ reject }) => reject(new Error("the browser has ended"))));
+    this.#ended = new Promise((resolve) => this.#process.on("exit", resolve));
+    this.#ended.then(() => this.#waiting.forEach(({ reject }) => reject(new Error("the browser has ended"))));
   }
 
   #receive({ id, result, error, method, params, sessionId }) {
@@ -55,11 +56,19 @@ export class Browser {
     return page;
   }
 
+  // Asked, the browser ends its helpers before itself; killed, it leaves them writing into a folder that is being removed.
   async close() {
-    const ended = new Promise((resolve) => this.#process.on("exit", resolve));
-    this.#process.kill("SIGKILL");
-    await ended;
-    rmSync(this.#home, { recursive: true, force: true, maxRetries: 5 });
+    this.send("Browser.close").catch(() => {});
+    const late = globalThis.setTimeout(() => this.#process.kill("SIGKILL"), 20_000);
+    await this.#ended;
+    globalThis.clearTimeout(late);
+    for (const end = Date.now() + 20_000; ; await sleep(50)) {
+      try {
+        return rmSync(this.#home, { recursive: true, force: true });
+      } catch (error) {
+        if (Date.now() > end) return console.error(`left behind: ${this.#home} (${error.code})`);
+      }
+    }
   }
 }
 
