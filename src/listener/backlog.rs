@@ -4,10 +4,11 @@
 //! sent again after 1, 3 and 7 s, and the visitor waits. So the queues are read every second and
 //! at each scrape; `alarms` says what is wrong and what to do.
 //!
-//! Two counters together say what was lost ([`overflows_between`]). `ListenOverflows` of
+//! Three counters together say what was lost ([`overflows_between`]). `ListenOverflows` of
 //! `/proc/net/netstat` means a full queue, but belongs to the whole network namespace, other
-//! programs included. The drops of our own sockets say whose it was, but count stray segments too.
-//! Where `/proc` cannot be read, drops alone must do.
+//! programs included. The drops of our own sockets say whose it was, but count stray segments too,
+//! and the empty ACK of every client that is not handed over before it has said something
+//! (`TCP_DEFER_ACCEPT`): `TCPDeferAcceptDrop` says how many of these there were at most.
 
 use std::fs;
 use std::io;
@@ -42,6 +43,9 @@ pub struct ListenCounters {
     pub overflows: u64,
     /// SYNs and ACKs dropped by listeners for any reason: `ListenDrops`.
     pub drops: u64,
+    /// ACKs without data that a deferring listener has passed over: `TCPDeferAcceptDrop`. Nothing is
+    /// lost by them, but each counts among its socket's drops.
+    pub deferred: u64,
 }
 
 /// All of it at one moment.
@@ -119,16 +123,25 @@ pub fn clamped_problem(asked: u32, file: &Path) -> Option<Problem> {
 
 /// Connection attempts that full queues of ours have lost between two readings. A socket whose
 /// drops are fewer than before is a new one and counts from zero.
+///
+/// Where a queue of ours is seen full, all that was dropped counts. Otherwise it may have been full
+/// in between, and what deferring alone can have dropped does not count.
 pub fn overflows_between(before: &Reading, now: &Reading) -> u64 {
     let dropped = |reading: &ListenerReading| {
         let earlier = before.listeners.iter().find(|other| other.listener == reading.listener);
         let earlier = earlier.map_or(0, |earlier| earlier.drops);
         u64::from(reading.drops.checked_sub(earlier).unwrap_or(reading.drops))
     };
-    let ours = now.listeners.iter().map(dropped).sum();
+    let ours: u64 = now.listeners.iter().map(dropped).sum();
+    let full = now.listeners.iter().any(|reading| reading.length >= reading.limit);
     match (before.counters, now.counters) {
-        (Some(before), Some(now)) => now.overflows.saturating_sub(before.overflows).min(ours),
-        _ => ours,
+        (Some(before), Some(now)) => {
+            let deferred = now.deferred.saturating_sub(before.deferred);
+            let ours = if full { ours } else { ours.saturating_sub(deferred) };
+            now.overflows.saturating_sub(before.overflows).min(ours)
+        }
+        _ if full => ours,
+        _ => 0,
     }
 }
 
@@ -140,7 +153,11 @@ fn parse_netstat(text: &str) -> Option<ListenCounters> {
         let at = names.split_whitespace().position(|name| name == wanted)?;
         numbers.split_whitespace().nth(at)?.parse().ok()
     };
-    Some(ListenCounters { overflows: number("ListenOverflows")?, drops: number("ListenDrops")? })
+    Some(ListenCounters {
+        overflows: number("ListenOverflows")?,
+        drops: number("ListenDrops")?,
+        deferred: number("TCPDeferAcceptDrop")?,
+    })
 }
 
 #[cfg(test)]
@@ -151,8 +168,18 @@ mod tests {
         let listener = "[::]:443".to_owned();
         Reading {
             listeners: vec![ListenerReading { listener, length: 0, limit: 100, drops }],
-            counters: Some(ListenCounters { overflows, drops: overflows }),
+            counters: Some(ListenCounters { overflows, drops: overflows, deferred: 0 }),
         }
+    }
+
+    fn full(mut reading: Reading) -> Reading {
+        reading.listeners[0].length = 101;
+        reading
+    }
+
+    fn deferring(mut reading: Reading, deferred: u64) -> Reading {
+        reading.counters.as_mut().unwrap().deferred = deferred;
+        reading
     }
 
     #[track_caller]
@@ -170,15 +197,26 @@ mod tests {
         check(reading(7, 5), reading(8, 9), 1);
         // A new socket under the same name counts from zero.
         check(reading(7, 5), reading(2, 9), 2);
-        let blind = |drops| Reading { counters: None, ..reading(drops, 0) };
-        check(blind(7), blind(8), 1);
+    }
+
+    #[test]
+    fn a_client_that_is_passed_over_until_it_speaks_is_no_overflow() {
+        // Another program's queue overflows while ours defers; ours overflows as well.
+        check(reading(7, 5), deferring(reading(27, 9), 20), 0);
+        check(reading(7, 5), deferring(reading(29, 9), 20), 2);
+        // A queue that is full now has lost what it dropped.
+        check(reading(7, 5), full(deferring(reading(27, 9), 20)), 4);
+        // Without the namespace's counters nothing tells the one from the other but that.
+        let blind = |reading| Reading { counters: None, ..reading };
+        check(blind(reading(7, 0)), blind(reading(8, 0)), 0);
+        check(blind(reading(7, 0)), full(blind(reading(8, 0))), 1);
     }
 
     #[test]
     fn the_counters_are_found_by_name() {
-        let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 1 22 333\n\
-                    IpExt: InNoRoutes\nIpExt: 0\n";
-        let counters = ListenCounters { overflows: 22, drops: 333 };
+        let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops TCPDeferAcceptDrop\n\
+                    TcpExt: 1 22 333 4444\nIpExt: InNoRoutes\nIpExt: 0\n";
+        let counters = ListenCounters { overflows: 22, drops: 333, deferred: 4444 };
         assert_eq!(parse_netstat(text), Some(counters));
         assert_eq!(parse_netstat("TcpExt: SyncookiesSent\nTcpExt: 1\n"), None);
         assert_eq!(parse_netstat(""), None);
