@@ -3,13 +3,13 @@
 //! A lookup is by exact host, then by wildcard over the first label; hosts are compared in their
 //! canonical form. Site names are unique, and no pattern belongs to two sites: `config` refuses it.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use foldhash::HashMap;
 
 use crate::names::{CustomerId, HostPattern, Hostname, SiteId};
 use crate::screen::Policy;
@@ -263,6 +263,11 @@ impl Sites {
             }
             None => Sites::new(sites),
         }
+    }
+
+    /// Whether all sites are those of `other`, as [`following`](Sites::following) found.
+    pub fn shares_index(&self, other: &Sites) -> bool {
+        Arc::ptr_eq(&self.sites, &other.sites)
     }
 
     /// The position of the site that serves `host` (canonical text); positions hold for this

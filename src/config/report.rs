@@ -144,6 +144,9 @@ impl Changes {
 impl Difference {
     /// Of the sites; those that are shared with the previous snapshot did not change.
     pub fn of_sites(previous: Option<&Snapshot>, new: &Snapshot) -> Difference {
+        if previous.is_some_and(|previous| previous.sites.shares_index(&new.sites)) {
+            return Difference::default();
+        }
         Difference::between(previous.map(sites).unwrap_or_default(), sites(new))
     }
 

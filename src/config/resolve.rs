@@ -6,9 +6,10 @@
 //! previous version; at a cold start it is left out. A site whose content did not change is shared
 //! with the previous snapshot, so that whoever compares can do so by address.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt};
 
 use super::site_file::SiteFile;
 use super::site_folder;
@@ -61,10 +62,7 @@ struct Written {
 pub fn sites(read: Vec<ReadSite>, folder: &Path, previous: Option<&Sites>) -> Resolved {
     let previous: Previous<'_> =
         previous.map_or(&[][..], Sites::all).iter().map(|site| (site.id.as_str(), site)).collect();
-    let owners = owners(&read, &previous);
-    let conflicts: Vec<Vec<Problem>> =
-        (0..read.len()).map(|at| conflicts(&read, at, &owners, folder)).collect();
-    drop(owners);
+    let conflicts = all_conflicts(&read, &previous, folder);
     let mut resolved = Resolved { folder: folder.to_path_buf(), ..Resolved::default() };
     let mut last = Vec::new();
     for (entry, conflicts) in read.into_iter().zip(conflicts) {
@@ -209,6 +207,20 @@ fn covers(certificate: &Certificate, host: &HostPattern) -> bool {
 
 type Previous<'p> = HashMap<&'p str, &'p Arc<Site>>;
 
+/// For each of `read` its hosts that belong to another. Sites that all stayed as they were have
+/// none: their hosts were told apart before.
+fn all_conflicts(read: &[ReadSite], previous: &Previous<'_>, folder: &Path) -> Vec<Vec<Problem>> {
+    let stays = |entry: &ReadSite| {
+        let before = previous.get(entry.id.as_str());
+        entry.site.as_ref().zip(before).is_some_and(|(new, before)| is_same(&new.site, before))
+    };
+    if read.iter().all(stays) {
+        return read.iter().map(|_| Vec::new()).collect();
+    }
+    let owners = owners(read, previous);
+    (0..read.len()).map(|at| conflicts(read, at, &owners, folder)).collect()
+}
+
 /// The site that a host belongs to, as a position in `read`.
 fn owners<'r>(read: &'r [ReadSite], previous: &Previous<'r>) -> HashMap<&'r HostPattern, usize> {
     let mut owners = HashMap::new();
@@ -260,5 +272,9 @@ fn conflicts(
 }
 
 fn shared_where_equal(new: &Arc<Site>, before: Option<&Arc<Site>>) -> Arc<Site> {
-    Arc::clone(before.filter(|before| Arc::ptr_eq(before, new) || *before == new).unwrap_or(new))
+    Arc::clone(before.filter(|before| is_same(new, before)).unwrap_or(new))
+}
+
+fn is_same(new: &Arc<Site>, before: &Arc<Site>) -> bool {
+    Arc::ptr_eq(new, before) || new == before
 }

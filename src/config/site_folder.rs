@@ -5,8 +5,7 @@
 //! changed. Only what its own text alone decides is known again: a site whose file had anything to
 //! tell, or that names other files, is read each time, as is every one once `[headers]` changed.
 
-use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
 use std::num::NonZero;
@@ -14,6 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+
+use foldhash::HashMap;
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::load::{read_text, whole_file};
 use super::resolve::ReadSite;
@@ -23,6 +26,9 @@ use crate::identity::{FileIdentity, unix_now};
 use crate::names::SiteId;
 use crate::problem::{Problem, Severity};
 use crate::sites::Site;
+
+/// Of the files that are sites.
+const ENDING: &str = ".toml";
 
 /// More readers than this only wait for the same disk.
 const READERS_MAX: usize = 8;
@@ -63,8 +69,8 @@ pub fn read(
 ) -> (Vec<ReadSite>, SiteFiles) {
     let mut now =
         SiteFiles { folder: folder.to_path_buf(), headers: headers.clone(), ..Default::default() };
-    let names = match names(folder) {
-        Ok(names) => names,
+    let (handle, names) = match open(folder).and_then(|handle| Ok((handle, names(folder)?))) {
+        Ok(found) => found,
         Err(error) => {
             // A folder that is missing has been told with its key and line.
             if folder.is_dir() {
@@ -83,7 +89,8 @@ pub fn read(
     let before = before.map(|before| &before.known);
     let mut sites = Vec::with_capacity(names.len());
     now.known.reserve(names.len());
-    for seen in in_parallel(&names, |name| look(&path(folder, name), headers, before)) {
+    let folder = Folder { path: folder, handle };
+    for seen in in_parallel(&names, |name| folder.look(name, headers, before)) {
         problems.extend(seen.problems);
         if let (Some(site), Some(known)) = (&seen.site, seen.known) {
             now.known.insert(site.id.clone(), known);
@@ -91,6 +98,11 @@ pub fn read(
         sites.extend(seen.site);
     }
     (sites, now)
+}
+
+fn open(folder: &Path) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(folder, flags, Mode::empty())?)
 }
 
 /// The names of the folder's `*.toml` without that ending, sorted. Hidden files are somebody's
@@ -101,7 +113,7 @@ fn names(folder: &Path) -> std::io::Result<Vec<Box<OsStr>>> {
         let file = entry?.file_name();
         let file = Path::new(&file);
         let hidden = file.as_os_str().as_encoded_bytes().starts_with(b".");
-        let stem = file.file_stem().filter(|_| file.extension() == Some(OsStr::new("toml")));
+        let stem = file.file_stem().filter(|_| file.extension() == Some(OsStr::new(&ENDING[1..])));
         names.extend(stem.filter(|_| !hidden).map(Box::from));
     }
     names.sort_unstable();
@@ -114,25 +126,54 @@ pub fn file(folder: &Path, site: &SiteId) -> PathBuf {
 }
 
 fn path(folder: &Path, name: &OsStr) -> PathBuf {
-    let mut path = folder.join(name);
-    path.as_mut_os_string().push(".toml");
-    path
+    folder.join(file_name(name))
 }
 
-fn look(file: &Path, headers: &Headers, before: Option<&HashMap<SiteId, Arc<Known>>>) -> Seen {
-    let name = file.file_stem().unwrap_or_default().to_string_lossy();
-    let before = before.and_then(|known| known.get(&*name));
-    // Taken before the text: a change in between makes the next load read it again.
-    let (taken, stat) = (unix_now(), rustix::fs::stat(file).ok());
-    let identity = stat.map(|stat| FileIdentity::of(&stat));
-    if let Some(known) = before
-        && identity == Some(known.identity)
-        && known.identity.is_settled(known.taken)
-    {
-        let (id, site) = (known.site.site.id.clone(), Some(known.site.clone()));
-        let site = Some(ReadSite { id, site });
-        return Seen { site, known: Some(known.clone()), problems: Vec::new() };
+fn file_name(name: &OsStr) -> OsString {
+    let mut file_name = OsString::with_capacity(name.len() + ENDING.len());
+    file_name.push(name);
+    file_name.push(ENDING);
+    file_name
+}
+
+/// The open folder. Files are looked at relative to it: one lookup of a name, not of the whole path.
+struct Folder<'a> {
+    path: &'a Path,
+    handle: OwnedFd,
+}
+
+impl Folder<'_> {
+    fn look(
+        &self,
+        name: &OsStr,
+        headers: &Headers,
+        before: Option<&HashMap<SiteId, Arc<Known>>>,
+    ) -> Seen {
+        let before = before.and_then(|known| known.get(&*name.to_string_lossy()));
+        // Taken before the text: a change in between makes the next load read it again.
+        let taken = unix_now();
+        let stat = rustix::fs::statat(&self.handle, file_name(name), AtFlags::empty()).ok();
+        let identity = stat.map(|stat| FileIdentity::of(&stat));
+        if let Some(known) = before
+            && identity == Some(known.identity)
+            && known.identity.is_settled(known.taken)
+        {
+            let (id, site) = (known.site.site.id.clone(), Some(known.site.clone()));
+            let site = Some(ReadSite { id, site });
+            return Seen { site, known: Some(known.clone()), problems: Vec::new() };
+        }
+        let identity = identity.map(|identity| (identity, taken));
+        read_anew(&path(self.path, name), headers, before, identity)
     }
+}
+
+fn read_anew(
+    file: &Path,
+    headers: &Headers,
+    before: Option<&Arc<Known>>,
+    identity: Option<(FileIdentity, i64)>,
+) -> Seen {
+    let name = file.file_stem().unwrap_or_default().to_string_lossy();
     let id = match SiteId::parse(&name) {
         Ok(id) => id,
         Err(error) => {
@@ -154,7 +195,9 @@ fn look(file: &Path, headers: &Headers, before: Option<&HashMap<SiteId, Arc<Know
     let earlier = earlier.filter(|earlier| site.as_ref().is_some_and(|site| site == &***earlier));
     let site = earlier.cloned().or(site.map(Arc::new));
     let known = match (&site, identity) {
-        (Some(site), Some(identity)) if problems.is_empty() && stands_alone(&site.site) => {
+        (Some(site), Some((identity, taken)))
+            if problems.is_empty() && stands_alone(&site.site) =>
+        {
             Some(Arc::new(Known { identity, taken, site: site.clone() }))
         }
         _ => None,

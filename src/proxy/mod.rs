@@ -12,7 +12,6 @@ pub mod handshake;
 pub mod request;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
 use std::net::IpAddr;
@@ -22,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use foldhash::HashMap;
 
 use crate::accesslog::AccessLog;
 use crate::admission::{
