@@ -43,6 +43,15 @@ pub struct Dated {
 /// Reports kept for the admin page.
 const REPORTS_MAX: usize = 10;
 
+/// What came of what is done before a new snapshot serves.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    /// What failed of it.
+    pub problems: Vec<Problem>,
+    /// What stays as it was for that, as `listen.https 192.0.2.1:443`.
+    pub kept: Vec<String>,
+}
+
 impl Reloader {
     /// Reloads `file` from now on; `start` is the report of the load it runs on.
     pub fn new(file: PathBuf, start: Report) -> Reloader {
@@ -52,23 +61,23 @@ impl Reloader {
     }
 
     /// Reads the files and swaps in what they say. `prepare` does what must be done before the new
-    /// snapshot serves, and tells what of it failed. Returns the report, which also stands in
-    /// [`history`](Reloader::history).
+    /// snapshot serves. Returns the report, which also stands in [`history`](Reloader::history).
     pub async fn reload(
         &self,
         proxy: &Arc<Proxy>,
-        prepare: impl AsyncFnOnce(&Snapshot) -> Vec<Problem>,
+        prepare: impl AsyncFnOnce(&Snapshot) -> Prepared,
     ) -> Report {
         let begun = Instant::now();
         let mut outcome = self.load(proxy).await;
         let mut access = proxy.live().access.clone();
         if let Some(snapshot) = &outcome.snapshot {
-            let mut problems = prepare(snapshot).await;
+            let Prepared { problems, kept } = prepare(snapshot).await;
             match access_log(proxy, snapshot) {
                 Ok(opened) => access = opened,
-                Err(problem) => problems.push(*problem),
+                Err(problem) => outcome.problems.push(*problem),
             }
             outcome.problems.extend(problems);
+            outcome.kept.extend(kept);
         }
         let serving = proxy.live().snapshot.generation;
         let generation = outcome.snapshot.as_ref().map_or(serving, |new| new.generation);

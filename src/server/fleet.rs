@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub struct Listener {
     pub socket: std::net::TcpListener,
     /// What is spoken there.
     pub speaks: Speaks,
+    /// Where plain listeners redirect to now.
+    pub https_port: Arc<AtomicU16>,
     /// Turns true when no more is to be accepted.
     pub stop: watch::Sender<bool>,
 }
@@ -53,11 +56,18 @@ pub struct Listener {
 pub enum Speaks {
     /// TLS.
     Https,
-    /// HTTP, redirected to this port.
-    Http {
-        /// Where the same hosts serve TLS.
-        https_port: u16,
-    },
+    /// HTTP, redirected to where the same hosts serve TLS.
+    Http,
+}
+
+impl Speaks {
+    /// The key that names such listeners.
+    pub fn key(self) -> &'static str {
+        match self {
+            Speaks::Https => "listen.https",
+            Speaks::Http => "listen.http",
+        }
+    }
 }
 
 /// What the control thread tells a serving thread.
@@ -201,7 +211,8 @@ async fn arrived(thread: &Rc<Thread>, listener: &Listener, accepted: Accepted) {
     let thread = thread.clone();
     match listener.speaks {
         Speaks::Https => tokio::task::spawn_local(connection::arrive(thread, arrival)),
-        Speaks::Http { https_port } => {
+        Speaks::Http => {
+            let https_port = listener.https_port.load(Ordering::Relaxed);
             tokio::task::spawn_local(connection::arrive_plain(thread, arrival, https_port))
         }
     };

@@ -68,7 +68,7 @@ impl From<Speaks> for Role {
     fn from(speaks: Speaks) -> Role {
         match speaks {
             Speaks::Https => Role::Https,
-            Speaks::Http { .. } => Role::Http,
+            Speaks::Http => Role::Http,
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::config::state::StateFolder;
 use crate::config::{self, AdminAddress, LogFormat, Snapshot};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
-use crate::reload::{self, Reloader};
+use crate::reload::{self, Prepared, Reloader};
 use crate::upstream::probe;
 
 use fleet::Fleet;
@@ -193,7 +193,7 @@ impl Edge {
         if let Err(error) = config::raise_descriptor_limit() {
             tracing::warn!(%error, "the limit on descriptors stays as it was");
         }
-        let (listeners, problems) = Listeners::open(&snapshot.listen, path, handed);
+        let (listeners, problems) = Listeners::open(&snapshot.listen, path, handed).await;
         for problem in &problems {
             if problem.is_harmful() {
                 return Err(problem.to_string());
@@ -379,11 +379,11 @@ impl Edge {
         notify(&[sd_notify::NotifyState::Reloading]);
         let (listeners, fleet) = (&mut self.listeners, &self.fleet);
         let prepare = async |snapshot: &Snapshot| {
-            let (opened, problems) = listeners.reconcile(&snapshot.listen, &snapshot.places.main);
-            for listener in &opened {
+            let done = listeners.reconcile(&snapshot.listen, &snapshot.places.main).await;
+            for listener in &done.opened {
                 fleet.listen(listener).await;
             }
-            problems
+            Prepared { problems: done.problems, kept: done.kept }
         };
         let report = self.reloader.reload(&self.proxy, prepare).await;
         self.fleet.renew().await;

@@ -23,6 +23,7 @@ mod http1;
 mod http2;
 mod incidents;
 mod limits;
+mod listeners;
 mod monitoring;
 mod operator;
 mod outside;
