@@ -7,6 +7,7 @@ pub mod buffers;
 pub mod identity;
 pub mod names;
 pub mod pem;
+pub mod plain_file;
 pub mod problem;
 pub mod refusal;
 pub mod shards;

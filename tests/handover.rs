@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -99,8 +99,11 @@ impl Edge {
         fs::write(chain, made.cert.pem()).unwrap();
         write_main(&folder, "");
         let create = |name: &str| File::create(folder.path().join(name)).unwrap();
+        // A link, so that another program can take its place.
+        let program = folder.path().join("program");
+        symlink(env!("CARGO_BIN_EXE_sluss"), &program).unwrap();
         // As an operator would: relative to where they are.
-        let first = Command::new(env!("CARGO_BIN_EXE_sluss"))
+        let first = Command::new(program)
             .args(["run", "-c", "sluss.toml"])
             .current_dir(folder.path())
             .stdin(Stdio::null())
@@ -333,12 +336,11 @@ fn a_successor_that_fails_leaves_the_old_one_serving_and_able_to_try_again() {
 fn one_successor_starts_at_a_time_and_ends_with_an_edge_that_is_told_to() {
     let (site, _go_on) = site();
     let mut edge = Edge::start(site);
-    // Who opens a pipe that nobody writes to waits: a successor that takes its time.
-    let pipe = edge.path("pipe");
-    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
-    let text = fs::read_to_string(edge.path("sluss.toml")).unwrap();
-    let text = text.replace("[listen]", "[listen]\nadmin_token_file = \"pipe\"");
-    fs::write(edge.path("sluss.toml"), text).unwrap();
+    // A successor that takes its time.
+    let program = edge.path("program");
+    fs::remove_file(&program).unwrap();
+    fs::write(&program, "#!/bin/sh\nexec sleep 600\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     edge.signal(Signal::USR2);
     wait_for("the successor", || edge.told().contains("a successor starts").then_some(()));
     edge.signal(Signal::USR2);
@@ -348,7 +350,6 @@ fn one_successor_starts_at_a_time_and_ends_with_an_edge_that_is_told_to() {
     let ended = wait_for("its end", || edge.first.try_wait().unwrap());
     assert_eq!(ended.code(), Some(0));
     // The successor has the lock as well.
-    write_main(&edge.folder, "");
     wait_for("the successor's end", || (edge.command("status").0 == 1).then_some(()));
     assert_eq!(edge.ready_lines().len(), 1, "it never served");
 }

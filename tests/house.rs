@@ -21,6 +21,7 @@ const LAYERS: &[&[&str]] = &[
         "identity",
         "names",
         "pem",
+        "plain_file",
         "problem",
         "refusal",
         "shards",

@@ -211,3 +211,11 @@ fn a_log_that_is_off_costs_nothing_and_a_bad_path_is_an_error() {
     let missing = Target::File("/nonexistent/folder/access.log".into());
     assert!(AccessLog::new(Format::Text, missing, 1).is_err());
 }
+
+#[test]
+fn a_pipe_that_nobody_reads_is_an_error_and_no_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    assert!(AccessLog::new(Format::Text, Target::File(path), 1).is_err());
+}

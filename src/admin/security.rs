@@ -8,16 +8,12 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::{fmt, fs, io};
+use std::{fmt, io};
 
 use http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
 use http::{HeaderMap, Method, StatusCode};
 
-/// The shortest token: sixteen random bytes in base64 are 22 characters, a typed word is less.
-const TOKEN_BYTES_MIN: usize = 16;
-
-/// The longest: a file with more is some other file.
-const TOKEN_BYTES_MAX: usize = 1_024;
+use crate::config::admin_token;
 
 /// The admin token. Its `Debug` does not show it.
 pub struct Token(String);
@@ -28,13 +24,7 @@ impl Token {
     /// # Errors
     /// Where the file cannot be read, or holds less than 16 or more than 1,024 bytes.
     pub fn read(path: &Path) -> io::Result<Token> {
-        let token = fs::read_to_string(path)?.trim().to_owned();
-        let within = (TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&token.len());
-        if !within || token.chars().any(char::is_whitespace) {
-            let what = "an admin token is one word of 16 to 1024 bytes; openssl rand -base64 24";
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-        }
-        Ok(Token(token))
+        admin_token(path).map(Token)
     }
 
     /// Compares without telling by its duration how much is right.
@@ -222,6 +212,8 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const WORD: &str = "abcdefghijklmnopqrstuvwx";

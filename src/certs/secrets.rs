@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::server_config::provider;
 use super::tickets::Secret;
 use crate::pem;
+use crate::plain_file;
 use crate::problem::{Problem, Severity};
 
 /// Enough for any hand-over of keys; each costs four derived keys.
@@ -89,14 +90,8 @@ pub(super) fn authority(path: &Path) -> Result<Authority, Box<Problem>> {
 }
 
 fn read_bounded(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let metadata = fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?;
-    if !metadata.is_file() {
-        return Err("is no regular file".into());
-    }
-    if metadata.len() > FILE_BYTES_MAX {
-        return Err(format!("has {} bytes, at most {FILE_BYTES_MAX} are read", metadata.len()));
-    }
-    fs::read(path).map(Zeroizing::new).map_err(|error| format!("cannot be read: {error}"))
+    let read = plain_file::read(path, FILE_BYTES_MAX).map(Zeroizing::new);
+    read.map_err(|error| format!("cannot be read: {error}"))
 }
 
 fn part(path: &Path, key: &str, what: String, remedy: &str) -> Problem {

@@ -16,6 +16,7 @@ use super::screening::Headers;
 use super::walk::{Document, Section, Table, Value};
 use super::{AccessLog, Certificates, HandshakeCosts, Listen, Log, LogFormat, Machine};
 use super::{Queues, Runtime, Timeouts};
+use crate::plain_file;
 use crate::problem::Problem;
 
 /// Every key of the main file.
@@ -421,13 +422,10 @@ fn path(
 
 /// Tells where `path` is no file that can be opened.
 pub fn expect_file(value: &Value<'_>, path: &Path) {
-    let opened = std::fs::File::open(path).and_then(|file| file.metadata());
-    let what = match opened {
-        Ok(found) if found.is_file() => return,
-        Ok(_) => format!("{} is no file", path.display()),
-        Err(error) => format!("{} cannot be opened: {error}", path.display()),
-    };
-    value.problem(what, "name a file that this user may read");
+    if let Err(error) = plain_file::open(path) {
+        let what = format!("{} cannot be opened: {error}", path.display());
+        value.problem(what, "name a file that this user may read");
+    }
 }
 
 /// For numbers that a range check has bounded already.

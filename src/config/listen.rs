@@ -2,17 +2,25 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
 use super::walk::{Table, Value};
 use super::{AdminAddress, Listen};
+use crate::plain_file;
 
-/// A token shorter than this can be guessed.
+/// The shortest token: sixteen random bytes in base64 are 22 characters, a typed word is less.
 const TOKEN_BYTES_MIN: usize = 16;
+
+/// The longest: a file with more is some other file.
+const TOKEN_BYTES_MAX: usize = 1_024;
+
+/// The same, with room for blanks around it.
+const TOKEN_FILE_BYTES_MAX: u64 = 4_096;
 
 const OWN_ADDRESS: &str = "give each listener its own address or port; [::] is dual stack";
 
@@ -133,17 +141,30 @@ fn admin(table: &Table<'_>, token: bool, taken: &mut Taken) -> AdminAddress {
     AdminAddress::Tcp(address)
 }
 
+/// Reads the admin token from its file; blanks around it do not count.
+///
+/// # Errors
+/// Where the file cannot be read, or holds anything but one word of 16 to 1,024 bytes.
+pub fn admin_token(path: &Path) -> io::Result<String> {
+    let text = plain_file::read(path, TOKEN_FILE_BYTES_MAX)?;
+    let token = str::from_utf8(&text).unwrap_or_default().trim();
+    let within = (TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&token.len());
+    if !within || token.chars().any(char::is_whitespace) {
+        let what = format!(
+            "a token is one word of {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} bytes, and it has none"
+        );
+        return Err(io::Error::new(ErrorKind::InvalidData, what));
+    }
+    Ok(token.to_owned())
+}
+
 /// The token's file must have a token, and nobody else should read it.
 fn token_file(table: &Table<'_>) -> Option<PathBuf> {
     let (value, written) = table.text("admin_token_file")?;
     let path = table.relative(written);
-    match fs::read_to_string(&path) {
+    match admin_token(&path) {
         Err(error) => {
-            let what = format!("{} cannot be read: {error}", path.display());
-            value.problem(what, "write a token into it: openssl rand -hex 32");
-        }
-        Ok(token) if token.trim().len() < TOKEN_BYTES_MIN => {
-            let what = format!("{} has no token of {TOKEN_BYTES_MIN} bytes", path.display());
+            let what = format!("{} cannot be used: {error}", path.display());
             value.problem(what, "write a token into it: openssl rand -hex 32");
         }
         Ok(_) => {

@@ -4,7 +4,7 @@
 //! changed but what is returned, so that `sluss check` and a reload are the same code. A main file
 //! with a mistake refuses the whole; a site's mistake concerns that site alone.
 
-use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -17,6 +17,7 @@ use super::site_folder::{self, SiteFiles};
 use super::{Places, Snapshot};
 use crate::background::lowest_priority;
 use crate::certs::{self, CertSettings, CertStore, Depth};
+use crate::plain_file;
 use crate::problem::{Problem, Severity};
 use crate::sites::Sites;
 
@@ -184,17 +185,19 @@ impl Unreadable {
 /// A file's text. Only plain files of sensible size are opened: a FIFO in the folder must not hang
 /// a reload.
 pub(super) fn read_text(path: &Path) -> Result<String, Unreadable> {
-    let denied = |error| Unreadable {
+    let denied = |error: io::Error| Unreadable {
         line: None,
         what: format!("cannot be read: {error}"),
         remedy: "name a file that is there and that the user of sluss may read",
     };
-    let found = fs::metadata(path).map_err(denied)?;
-    if !found.is_file() || found.len() > FILE_BYTES_MAX {
-        let what = "is no plain file of at most 1 MiB".to_string();
-        return Err(Unreadable { line: None, what, remedy: "name a configuration file" });
-    }
-    String::from_utf8(fs::read(path).map_err(denied)?).map_err(|error| {
+    let bytes = plain_file::read(path, FILE_BYTES_MAX).map_err(|error| match error.kind() {
+        ErrorKind::InvalidInput | ErrorKind::FileTooLarge => {
+            let what = "is no plain file of at most 1 MiB".to_string();
+            Unreadable { line: None, what, remedy: "name a configuration file" }
+        }
+        _ => denied(error),
+    })?;
+    String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + memchr::memchr_iter(b'\n', before).count();
         let what = "not UTF-8, which TOML must be".to_string();

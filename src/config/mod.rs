@@ -33,6 +33,7 @@ use ipnet::IpNet;
 pub use account::Account;
 pub use descriptors::raise_descriptor_limit;
 pub use file::{KEYS as MAIN_KEYS, QUEUES_FILE_KEYS};
+pub use listen::admin_token;
 pub use load::{Outcome, check, load, state_folder};
 pub use site_file::KEYS as SITE_KEYS;
 use site_folder::SiteFiles;

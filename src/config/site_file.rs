@@ -3,7 +3,6 @@
 //! A file with a mistake in it makes no site at all: half a site (some hosts, no priorities) would
 //! surprise more than its last good version, which stays where there is one.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use super::file::{clamp_u32, expect_file};
 use super::screening::Headers;
 use super::walk::{Document, Section, Table, Value};
 use crate::names::{CustomerId, HostPattern, Hostname, SiteId};
+use crate::plain_file;
 use crate::problem::Problem;
 use crate::sites::{
     Balance, Class, EndpointSpec, HealthCheck, PriorityRule, Protocol, Site, SiteLimits,
@@ -291,18 +291,8 @@ fn read_priority(root: &Table<'_>) -> Vec<PriorityRule> {
 
 fn read_page(value: &Value<'_>) -> Option<Bytes> {
     let path = value.path()?;
-    let read = fs::metadata(&path).and_then(|found| {
-        if !found.is_file() || found.len() > MAINTENANCE_BYTES_MAX {
-            return Ok(None);
-        }
-        fs::read(&path).map(Some)
-    });
-    match read {
-        Ok(Some(page)) => return Some(page.into()),
-        Ok(None) => {
-            let what = format!("{} is no file of at most 1 MiB", path.display());
-            value.problem(what, "name an HTML file");
-        }
+    match plain_file::read(&path, MAINTENANCE_BYTES_MAX) {
+        Ok(page) => return Some(page.into()),
         Err(error) => {
             let what = format!("{} cannot be read: {error}", path.display());
             value.problem(what, "name an HTML file, relative to this file");

@@ -73,11 +73,12 @@ impl Listeners {
     }
 
     /// Opens what a configuration has and the edge has not, and stops what it has no more. An
-    /// address that cannot be bound is told, and the others are not harmed.
+    /// address that cannot be bound is told, and the others are not harmed. *Cancel safe* before
+    /// [`stop`](Listeners::stop): until the end all that accept are known here.
     pub async fn reconcile(&mut self, listen: &Listen, file: &Path) -> Reconciled {
         let mut done = Reconciled::default();
         done.problems.extend(backlog::clamped_problem(listen.backlog, file));
-        let (missing, mut leaving) = self.compare(listen);
+        let (missing, mut staying, mut leaving) = self.compare(listen);
         let contested =
             |wanted: &Wanted| leaving.iter().any(|open| do_overlap(open.address, wanted.address));
         let (contested, free): (Vec<_>, Vec<_>) = missing.into_iter().partition(contested);
@@ -101,29 +102,30 @@ impl Listeners {
                 }
             }
         }
-        self.open.extend(done.opened.iter().cloned());
+        staying.extend(done.opened.iter().cloned());
         for open in leaving {
             if unbound.iter().any(|(wanted, _)| wanted.speaks == open.speaks) {
                 done.kept.push(format!("{} {}", open.speaks.key(), open.configured));
-                self.open.push(open);
+                staying.push(open);
             } else {
                 open.stop.send_replace(true);
             }
         }
+        self.open = staying;
         done.problems.extend(unbound.iter().map(|(wanted, error)| told(wanted, error, file)));
         self.redirect(listen);
         done
     }
 
-    /// Takes the listeners out that the configuration has no more. Returns what it has and the edge
-    /// has not, and those.
-    fn compare(&mut self, listen: &Listen) -> (Vec<Wanted>, Vec<Arc<Listener>>) {
+    /// What the configuration has and the edge has not; the listeners that both have; those that only
+    /// the edge has.
+    fn compare(&self, listen: &Listen) -> (Vec<Wanted>, Vec<Arc<Listener>>, Vec<Arc<Listener>>) {
         let https = listen.https.iter().map(|address| (*address, Speaks::Https));
         let http = listen.http.iter().map(|address| (*address, Speaks::Http));
         let wanted = https.chain(http).map(|(address, speaks)| Wanted { address, speaks });
         let mut missing: Vec<Wanted> = wanted.collect();
-        let mut leaving = Vec::new();
-        for open in mem::take(&mut self.open) {
+        let (mut staying, mut leaving) = (Vec::new(), Vec::new());
+        for open in self.open.iter().cloned() {
             let does =
                 |wanted: &Wanted| open.configured == wanted.address && open.speaks == wanted.speaks;
             let Some(at) = missing.iter().position(does) else {
@@ -134,9 +136,9 @@ impl Listeners {
             // listen(2) may be called again: it sets the new backlog and keeps the queue. Where it
             // fails the old one stays, and the queue's limit in the metrics tells.
             let _ = listen_again(&open, listen.backlog);
-            self.open.push(open);
+            staying.push(open);
         }
-        (missing, leaving)
+        (missing, staying, leaving)
     }
 
     /// Goes on with the predecessor's socket where there is one, else binds.

@@ -112,6 +112,8 @@ pub fn run(path: &Path, greeting: Greeting) -> ExitCode {
         let edge = Edge::start(path, snapshot, report, inherited).await?;
         edge.serve(greeting).await
     });
+    // A load that still runs, as on a file system that does not answer, is not waited for.
+    runtime.shutdown_background();
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => failed(&why),
@@ -267,16 +269,26 @@ impl Edge {
         let mut tidy = tokio::time::interval(TIDY_EVERY);
         let relief = loop {
             tokio::select! {
-                _ = hangup.recv() => drop(self.reload().await),
-                Some(ask) = self.asks.recv() => drop(ask.send(self.reload().await)),
+                _ = hangup.recv() => {
+                    let ends = ended(&mut terminate, &mut interrupt);
+                    if unless(ends, self.reload()).await.is_none() {
+                        break None;
+                    }
+                }
+                Some(ask) = self.asks.recv() => {
+                    let ends = ended(&mut terminate, &mut interrupt);
+                    match unless(ends, self.reload()).await {
+                        Some(report) => drop(ask.send(report)),
+                        None => break None,
+                    }
+                }
                 _ = hand_over.recv() => self.start_successor(),
                 outcome = outcome(&mut self.successor) => match outcome {
                     Ok(()) => break self.successor.take(),
                     Err(why) => self.serve_on(&why),
                 },
                 _ = tidy.tick() => self.tidy(),
-                _ = terminate.recv() => break None,
-                _ = interrupt.recv() => break None,
+                () = ended(&mut terminate, &mut interrupt) => break None,
             }
         };
         match relief {
@@ -413,8 +425,7 @@ impl Edge {
         };
         tokio::select! {
             _ = tokio::time::timeout(grace, done) => {}
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            () = ended(terminate, interrupt) => {}
         }
         let left = self.proxy.connections();
         if left > 0 {
@@ -424,6 +435,22 @@ impl Edge {
         let written = tokio::task::spawn_blocking(move || access.close(Duration::from_secs(1)));
         let _ = written.await;
         drop(self.state);
+    }
+}
+
+/// Waits for a signal that ends the edge. *Cancel safe.*
+async fn ended(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// What `work` comes to; `None`, with the work left where it stands, where `end` comes first.
+async fn unless<T>(end: impl Future<Output = ()>, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        () = end => None,
     }
 }
 
@@ -515,4 +542,17 @@ fn become_user(snapshot: &Snapshot, state: &StateFolder) -> Result<(), String> {
     setgroups(&[gid]).and_then(|()| setgid(gid)).and_then(|()| setuid(uid)).map_err(|error| {
         format!("runtime.user = {}: {error}; start as root, or leave the key out", user.name)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_does_not_come_to_its_end_is_left_at_a_signal() {
+        assert_eq!(unless(ready(()), pending::<u8>()).await, None);
+        assert_eq!(unless(pending(), ready(1)).await, Some(1));
+    }
 }

@@ -27,6 +27,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::endpoint::Endpoint;
 use crate::pem;
+use crate::plain_file;
 use crate::sites::{Address, EndpointSpec, Protocol};
 
 /// Addresses of one name that are tried for one connection.
@@ -40,6 +41,9 @@ const SYSTEM_ROOTS: &[&str] = &[
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
+
+/// The systems' bundles have a quarter of a megabyte.
+const ROOTS_BYTES_MAX: u64 = 4 << 20;
 
 /// A byte stream to an endpoint.
 #[derive(Debug)]
@@ -121,7 +125,8 @@ fn system_roots() -> Result<Arc<RootCertStore>, String> {
 fn read_roots(file: &Path) -> Result<RootCertStore, String> {
     let name = file.display();
     let mut roots = RootCertStore::empty();
-    let text = std::fs::read(file).map_err(|error| format!("cannot read {name}: {error}"))?;
+    let text = plain_file::read(file, ROOTS_BYTES_MAX)
+        .map_err(|error| format!("cannot read {name}: {error}"))?;
     let certificates =
         pem::certificates(&text).map_err(|error| format!("{name} {}", pem::why(&error)))?;
     let (added, _) = roots.add_parsable_certificates(certificates);

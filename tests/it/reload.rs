@@ -152,6 +152,21 @@ fn a_broken_main_file_changes_nothing() {
     assert_eq!(edge.metric("sluss_reloads_total", &["refused"]), 1.0);
 }
 
+/// To open it would be to wait for a writer.
+#[test]
+fn a_named_pipe_in_a_files_place_keeps_no_reload_and_no_signal_waiting() {
+    let mut edge = Edge::before(Origin::echo().url());
+    let pipe = edge.folder().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+    edge.set("certificates.ticket_keys", "\"pipe\"");
+    for command in ["check", "reload"] {
+        let (code, report) = edge.command(command);
+        assert!(code == 1 && report.contains("it is no plain file"), "{report}");
+    }
+    edge.signal(Signal::TERM);
+    assert_eq!(edge.ended().code(), Some(0));
+}
+
 /// Reloads one behind the other while clients connect, ask and download.
 #[test]
 fn a_storm_of_reloads_fails_no_request() {

@@ -71,7 +71,7 @@ fn mistakes_in_the_main_file_are_told_with_line_and_key() {
         (
             "[listen]\nadmin_token_file = \"none\"",
             ":2 listen.admin_token_file",
-            &["none", "cannot be read"],
+            &["none", "cannot be used"],
         ),
         (
             "[listen]\ntrusted_proxies = [\"10.0.0.1/8\"]",
@@ -91,6 +91,46 @@ fn mistakes_in_the_main_file_are_told_with_line_and_key() {
         ("listen = 5", ":1 listen", &["expected a table"]),
     ] {
         check_main(text, &format!("sluss.toml{place}"), words);
+    }
+}
+
+/// Who opened it would wait for a writer for ever.
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_told_and_not_waited_for() {
+    let pipe = |main: &str, site: &str| {
+        let configuration = Configuration::new(main).with_site("a", &format!("{SITE}{site}"));
+        for name in ["pipe", "sites/pipe"] {
+            let made = std::process::Command::new("mkfifo").arg(configuration.path(name)).status();
+            assert!(made.unwrap().success());
+        }
+        configuration
+    };
+    for (main, key) in [
+        ("[certificates]\nticket_keys = \"pipe\"", "certificates.ticket_keys"),
+        ("[listen]\nadmin_token_file = \"pipe\"", "listen.admin_token_file"),
+    ] {
+        check(&pipe(main, ""), &format!("sluss.toml:2 {key}"), &["it is no plain file"]);
+    }
+    for (site, key) in [
+        ("maintenance = \"pipe\"", "maintenance"),
+        ("tls = { client_ca = \"pipe\" }", "tls.client_ca"),
+    ] {
+        check(&pipe("", site), &format!("sites/a.toml:3 {key}"), &["it is no plain file"]);
+    }
+    let site = "hosts = [\"a.test\"]\nupstreams = [{ url = \"https://a\", ca = \"pipe\" }]\n";
+    let configuration = pipe("", "");
+    configuration.write("sites/a.toml", site);
+    check(&configuration, "sites/a.toml:2 upstreams[0].ca", &["it is no plain file"]);
+}
+
+/// What `run` would refuse.
+#[test]
+fn an_admin_token_is_one_word_of_a_bounded_length() {
+    let main = "[listen]\nadmin_token_file = \"token\"";
+    for token in ["too-short", "two words of a token", &"x".repeat(1_025), &"x".repeat(10_000)] {
+        let configuration = Configuration::new(main).with_site("a", SITE);
+        configuration.write("token", format!("{token}\n"));
+        check(&configuration, "sluss.toml:2 listen.admin_token_file", &["cannot be used"]);
     }
 }
 
