@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::HashMap;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
 
 use crate::names::{CustomerId, HostPattern, Hostname, SiteId};
+use crate::pem;
 use crate::screen::Policy;
 
 /// One customer's site: everything its file says, resolved.
@@ -65,12 +68,43 @@ pub struct EndpointSpec {
     pub protocol: Protocol,
     /// The name for SNI and certificate verification over TLS.
     pub tls_name: Option<String>,
-    /// PEM file of the authorities its certificate must come from; `None` is the system's.
-    pub ca: Option<PathBuf>,
+    /// The authorities its certificate must come from; `None` is the system's.
+    pub ca: Option<Arc<Authorities>>,
     /// Share of the load, from 1.
     pub weight: u32,
     /// Used only while no other endpoint can be.
     pub backup: bool,
+}
+
+/// Who may sign an endpoint's certificate: what a PEM file holds.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Authorities {
+    /// The file.
+    pub file: PathBuf,
+    /// Its certificates. At least one of them is an authority's.
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+impl Authorities {
+    /// Takes the text of `file`.
+    ///
+    /// # Errors
+    /// A sentence on why it names nobody.
+    pub fn parse(file: PathBuf, text: &[u8]) -> Result<Authorities, String> {
+        let certificates = pem::certificates(text).map_err(|error| pem::why(&error).to_owned())?;
+        let authorities = Authorities { file, certificates };
+        if authorities.roots().is_empty() {
+            return Err("holds no certificate of an authority".into());
+        }
+        Ok(authorities)
+    }
+
+    /// As TLS takes them. Single ones that cannot be read are left out, as OpenSSL does.
+    pub fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(self.certificates.iter().cloned());
+        roots
+    }
 }
 
 /// Where an endpoint is reached.

@@ -3,7 +3,7 @@
 //! A file with a mistake in it makes no site at all: half a site (some hosts, no priorities) would
 //! surprise more than its last good version, which stays where there is one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use crate::names::{CustomerId, HostPattern, Hostname, SiteId};
 use crate::plain_file;
 use crate::problem::Problem;
 use crate::sites::{
-    Balance, Class, EndpointSpec, HealthCheck, PriorityRule, Protocol, Site, SiteLimits,
+    Authorities, Balance, Class, EndpointSpec, HealthCheck, PriorityRule, Protocol, Site,
+    SiteLimits,
 };
 use crate::sites::{SiteTls, TlsVersion, UpstreamSpec};
 
@@ -68,6 +69,8 @@ pub const KEYS: &[Section] = &[
 
 /// A share; a thousandfold one starves nobody, since every other site's turn still comes.
 const WEIGHT_MAX: u64 = 1000;
+/// The systems' bundles have a quarter of a megabyte.
+const AUTHORITIES_BYTES_MAX: u64 = 4 << 20;
 /// Kept in memory for each site that has one.
 const MAINTENANCE_BYTES_MAX: u64 = 1 << 20;
 
@@ -206,15 +209,26 @@ fn read_upstream(item: &Value<'_>, folder: &Path) -> Option<EndpointSpec> {
     let endpoint = url.parse(expected, |text| endpoint::parse(text, folder))?;
     let weight = clamp_u32(table.integer("weight", 1..=WEIGHT_MAX, 1));
     let backup = table.value("backup").and_then(|value| value.boolean()).unwrap_or(false);
-    let ca = table.text("ca").map(|(value, written)| {
-        let path = table.relative(written);
-        expect_file(&value, &path);
+    let ca = table.text("ca").and_then(|(value, written)| {
         if !matches!(endpoint.protocol, Protocol::Http1Tls | Protocol::Http2Tls) {
             value.warning("without TLS nobody is verified".to_string(), "write https:// or h2://");
         }
-        path
+        read_authorities(&value, table.relative(written))
     });
     Some(EndpointSpec { weight, backup, ca, ..endpoint })
+}
+
+fn read_authorities(value: &Value<'_>, path: PathBuf) -> Option<Arc<Authorities>> {
+    let told = path.display().to_string();
+    let what = match plain_file::read(&path, AUTHORITIES_BYTES_MAX) {
+        Ok(text) => match Authorities::parse(path, &text) {
+            Ok(authorities) => return Some(Arc::new(authorities)),
+            Err(why) => format!("{told} {why}"),
+        },
+        Err(error) => format!("{told} cannot be read: {error}"),
+    };
+    value.problem(what, "put the authorities' certificates there as PEM");
+    None
 }
 
 fn read_balance(root: &Table<'_>) -> Balance {

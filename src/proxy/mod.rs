@@ -164,7 +164,9 @@ impl Live {
         let sites = (snapshot.sites.all().iter().zip(series))
             .map(|(site, series)| match known.get(&site.id) {
                 Some((before, state))
-                    if same_queues && Arc::ptr_eq(before, site) && state.stays(site, &series) =>
+                    if same_queues
+                        && Arc::ptr_eq(before, site)
+                        && Arc::ptr_eq(&state.metrics, &series) =>
                 {
                     Arc::clone(state)
                 }
@@ -212,14 +214,6 @@ impl Drop for Live {
 }
 
 impl SiteState {
-    /// Whether it may serve a later generation as it is, in which the site is the same. The files
-    /// of authorities may have changed, which endpoints with TLS are verified by.
-    fn stays(&self, site: &Site, series: &Arc<SiteMetrics>) -> bool {
-        let endpoints = &site.upstream.endpoints;
-        Arc::ptr_eq(&self.metrics, series)
-            && endpoints.iter().all(|endpoint| endpoint.tls_name.is_none())
-    }
-
     fn new(
         site: &Site,
         snapshot: &Snapshot,

@@ -11,7 +11,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
@@ -26,9 +26,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::endpoint::Endpoint;
-use crate::pem;
 use crate::plain_file;
-use crate::sites::{Address, EndpointSpec, Protocol};
+use crate::sites::{Address, Authorities, EndpointSpec, Protocol};
 
 /// Addresses of one name that are tried for one connection.
 const ADDRESSES_MAX: usize = 4;
@@ -64,34 +63,37 @@ pub(super) enum ConnectError {
     Rejected(#[source] io::Error),
 }
 
-/// Who is trusted over TLS, made from one file.
+/// Who is trusted over TLS.
 #[derive(Debug)]
-pub(super) enum Verifier {
-    Ready(Arc<ClientConfig>),
-    /// The file could not be used; the endpoint cannot be either.
-    Broken(String),
+pub(super) struct Verifier {
+    /// What it was made from; `None` is the system's.
+    ca: Option<Arc<Authorities>>,
+    /// Where the system's could not be read, the endpoint cannot be used, and why.
+    config: Result<Arc<ClientConfig>, String>,
 }
 
 impl Verifier {
-    /// The verifier for an endpoint; `None` where it speaks no TLS. Reads files: not for a serving
-    /// thread.
-    pub(super) fn load(spec: &EndpointSpec) -> Option<Verifier> {
+    /// The verifier for an endpoint, the earlier one where that is the same; `None` where it speaks
+    /// no TLS. Reads files the first time: not for a serving thread.
+    pub(super) fn load(spec: &EndpointSpec, earlier: Option<Arc<Self>>) -> Option<Arc<Self>> {
         let alpn: &[u8] = match spec.protocol {
             Protocol::Http1 | Protocol::Http2 => return None,
             Protocol::Http1Tls => b"http/1.1",
             Protocol::Http2Tls => b"h2",
         };
+        let same = |earlier: &Arc<Self>| earlier.config.is_ok() && earlier.ca == spec.ca;
+        if let Some(earlier) = earlier.filter(same) {
+            return Some(earlier);
+        }
         let roots = match &spec.ca {
-            Some(file) => read_roots(file).map(Arc::new),
+            Some(authorities) => Ok(Arc::new(authorities.roots())),
             None => system_roots(),
         };
-        Some(match roots.and_then(|roots| client_config(roots, alpn)) {
-            Ok(config) => Verifier::Ready(config),
-            Err(problem) => {
-                tracing::warn!(endpoint = spec.url, problem, "endpoint cannot be verified");
-                Verifier::Broken(problem)
-            }
-        })
+        let config = roots.and_then(|roots| client_config(roots, alpn));
+        if let Err(problem) = &config {
+            tracing::warn!(endpoint = spec.url, problem, "endpoint cannot be verified");
+        }
+        Some(Arc::new(Verifier { ca: spec.ca.clone(), config }))
     }
 }
 
@@ -116,24 +118,13 @@ fn system_roots() -> Result<Arc<RootCertStore>, String> {
         let file = named.or(known).ok_or(
             "no file of the system's authorities was found; name one as the endpoint's `ca`",
         )?;
-        read_roots(&file).map(Arc::new)
+        let name = file.display().to_string();
+        let text = plain_file::read(&file, ROOTS_BYTES_MAX);
+        let text = text.map_err(|error| format!("cannot read {name}: {error}"))?;
+        let authorities = Authorities::parse(file, &text).map_err(|why| format!("{name} {why}"))?;
+        Ok(Arc::new(authorities.roots()))
     };
     ROOTS.get_or_init(read).clone()
-}
-
-/// The authorities of a PEM file. Single ones that cannot be read are left out, as OpenSSL does.
-fn read_roots(file: &Path) -> Result<RootCertStore, String> {
-    let name = file.display();
-    let mut roots = RootCertStore::empty();
-    let text = plain_file::read(file, ROOTS_BYTES_MAX)
-        .map_err(|error| format!("cannot read {name}: {error}"))?;
-    let certificates =
-        pem::certificates(&text).map_err(|error| format!("{name} {}", pem::why(&error)))?;
-    let (added, _) = roots.add_parsable_certificates(certificates);
-    if added == 0 {
-        return Err(format!("{name} holds no usable certificate"));
-    }
-    Ok(roots)
 }
 
 /// Connects to an endpoint. Dropping the future gives the attempt up.
@@ -150,12 +141,10 @@ pub(super) async fn connect(endpoint: &Endpoint, limit: Duration) -> Result<Stre
     let stream = stream.map_err(ConnectError::Unreachable)?;
     // Heads and small bodies leave in one write each; waiting for more of them only adds latency.
     stream.set_nodelay(true).map_err(ConnectError::Unreachable)?;
-    match endpoint.verifier.load_full().as_deref() {
-        None => Ok(Stream::Tcp(stream)),
-        Some(Verifier::Broken(problem)) => {
-            Err(ConnectError::Rejected(io::Error::other(problem.clone())))
-        }
-        Some(Verifier::Ready(config)) => tls(stream, config.clone(), &endpoint.spec, due).await,
+    let Some(verifier) = endpoint.verifier.load_full() else { return Ok(Stream::Tcp(stream)) };
+    match &verifier.config {
+        Ok(config) => tls(stream, config.clone(), &endpoint.spec, due).await,
+        Err(problem) => Err(ConnectError::Rejected(io::Error::other(problem.clone()))),
     }
 }
 

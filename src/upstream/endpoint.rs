@@ -38,7 +38,7 @@ pub struct Endpoint {
     /// The same in every process: what hashing by client goes by.
     pub(super) identity: u64,
     pub(super) spec: EndpointSpec,
-    /// Who is trusted over TLS; replaced by every reload, since the file may have changed.
+    /// Who is trusted over TLS; replaced by a reload where the authorities changed.
     pub(super) verifier: ArcSwapOption<Verifier>,
     /// The atomics' times count from here.
     epoch: Instant,

@@ -45,7 +45,7 @@ pub use patience::CONTINUE_PATIENCE;
 
 use crate::refusal::Refusal;
 use crate::screen::{Finding, Forward, Policy, RequestHead, ResponseHead};
-use crate::sites::{Balance, EndpointSpec, HealthCheck, UpstreamSpec};
+use crate::sites::{Authorities, Balance, EndpointSpec, HealthCheck, UpstreamSpec};
 use balance::{Candidate, Method, Standing};
 use connect::Verifier;
 use health::Others;
@@ -147,7 +147,7 @@ impl Broken {
 
 impl Upstream {
     /// The endpoints of `spec`; those that `previous` had keep their health, load, connections and
-    /// retry budget. Reads the files of authorities: call it off the serving threads.
+    /// retry budget. Reads the system's authorities the first time: call it off the serving threads.
     pub fn new(spec: &UpstreamSpec, previous: Option<&Upstream>) -> Upstream {
         let now = Instant::now();
         let mut kept: Vec<Arc<Endpoint>> = previous
@@ -159,7 +159,7 @@ impl Upstream {
                 Some(at) => kept.swap_remove(at),
                 None => Arc::new(Endpoint::new(spec.clone(), now)),
             };
-            endpoint.verifier.store(Verifier::load(spec).map(Arc::new));
+            endpoint.verifier.store(Verifier::load(spec, endpoint.verifier.load_full()));
             Slot { endpoint, weight: spec.weight, backup: spec.backup }
         };
         let slots: Vec<Slot> = spec.endpoints.iter().map(slot).collect();
@@ -245,11 +245,13 @@ impl Upstream {
     }
 }
 
-/// Weight and backup may change under an endpoint's feet; what it is reached by may not.
+/// Weight, backup and what its file of authorities holds may change under an endpoint's feet; what it
+/// is reached by may not.
 fn is_same(one: &EndpointSpec, other: &EndpointSpec) -> bool {
     let EndpointSpec { url, address, protocol, tls_name, ca, weight: _, backup: _ } = one;
-    (url, address, protocol, tls_name, ca)
-        == (&other.url, &other.address, &other.protocol, &other.tls_name, &other.ca)
+    let file = |ca: &Option<Arc<Authorities>>| ca.as_ref().map(|ca| ca.file.clone());
+    (url, address, protocol, tls_name, file(ca))
+        == (&other.url, &other.address, &other.protocol, &other.tls_name, file(&other.ca))
 }
 
 fn client_key(request: &Outgoing<'_>) -> u64 {

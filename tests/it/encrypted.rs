@@ -32,6 +32,25 @@ fn a_site_over_tls_is_verified_and_served() {
     assert_eq!(origin.accepted(), 1, "the connection is kept");
 }
 
+/// A renewal of the file that went wrong harms nobody, and says so.
+#[test]
+fn a_file_of_authorities_that_breaks_leaves_the_site_as_it_was() {
+    let origin = Origin::encrypted(authority(), echo);
+    let edge = before_encrypted(&origin.tls_url());
+    for broken in ["", "nothing", "-----BEGIN CERTIFICATE-----\ncut"] {
+        edge.write("inside.pem", broken);
+        let (code, report) = edge.command("reload");
+        assert_eq!(code, 3, "{report}");
+        assert!(report.contains("last good version: site a.test"), "{report}");
+        assert!(report.contains("a.test.toml:2: upstreams[0].ca: "), "{report}");
+        assert!(edge.command("check").1.contains("upstreams[0].ca"));
+        assert_eq!(edge.get("a.test", "/").status(), 200);
+    }
+    edge.write("inside.pem", &authority().pem());
+    assert_eq!(edge.command("reload").0, 0);
+    assert_eq!(edge.get("a.test", "/").status(), 200);
+}
+
 #[test]
 fn bodies_come_through_a_site_over_tls() {
     let origin = Origin::encrypted(authority(), |request: &Message| ok(&request.body));
