@@ -83,7 +83,7 @@ impl Reloader {
         let generation = outcome.snapshot.as_ref().map_or(serving, |new| new.generation);
         let report = Report::new(&outcome, generation, begun.elapsed());
         if let Some(snapshot) = outcome.snapshot {
-            proxy.swap(snapshot, access);
+            swap(proxy.clone(), snapshot, access).await;
         }
         proxy.metrics.reload(counted(report.result));
         log(&report);
@@ -138,6 +138,15 @@ impl Reloader {
 
     fn lock(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Off the control thread: with many sites it takes a while. Not at a lower priority: the locks that
+/// it takes are those of the serving threads.
+async fn swap(proxy: Arc<Proxy>, snapshot: Snapshot, access: Arc<AccessLog>) {
+    let swapped = tokio::task::spawn_blocking(move || proxy.swap(snapshot, access)).await;
+    if let Err(error) = swapped {
+        tracing::error!(%error, "the new snapshot does not serve");
     }
 }
 

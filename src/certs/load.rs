@@ -24,6 +24,7 @@ use super::secrets::{self, Authority};
 use super::server_config::Configs;
 use super::summary;
 use super::tickets::Tickets;
+use super::watch::Sighting;
 use super::{CertSettings, CertStore, Depth, Loaded};
 use crate::background::lowest_priority;
 use crate::identity::unix_now;
@@ -76,6 +77,8 @@ pub(super) fn load_at(settings: &CertSettings, previous: Option<&CertStore>, now
 }
 
 fn load_here(settings: &CertSettings, previous: Option<&CertStore>, now: i64) -> Loaded {
+    // Before anything is read.
+    let sighting = settings.watch.then(|| Sighting::now(settings));
     let mut found = Collected::default();
     let keeping = Keeping::new(settings, now);
     let interner = previous.map(|store| store.interner.clone()).unwrap_or_default();
@@ -105,6 +108,7 @@ fn load_here(settings: &CertSettings, previous: Option<&CertStore>, now: i64) ->
         catalogue,
         interner,
         problems,
+        sighting,
     })
 }
 

@@ -41,7 +41,7 @@ pub use key::KeyKind;
 pub use load::load;
 pub use server_config::{LowestVersion, TlsPolicy};
 pub use summary::{ExpiryCounts, Summary, Validity};
-pub use watch::Watch;
+pub use watch::{Sighting, Watch};
 
 use crate::problem::Problem;
 use catalogue::Catalogue;
@@ -63,6 +63,8 @@ pub struct CertSettings {
     pub keep_last_good_for: Option<Duration>,
     /// How thoroughly private keys are verified at load.
     pub depth: Depth,
+    /// Whether a [`Watch`] is to follow the load.
+    pub watch: bool,
 }
 
 /// How thoroughly private keys are verified at load.
@@ -102,6 +104,7 @@ pub struct CertStore {
     interner: Arc<Interner>,
     /// Of the load that made it.
     problems: Vec<Problem>,
+    sighting: Option<Sighting>,
 }
 
 impl CertStore {
@@ -137,6 +140,11 @@ impl CertStore {
     /// All certificates, sorted by name.
     pub fn all(&self) -> impl ExactSizeIterator<Item = &Arc<Certificate>> {
         self.catalogue.entries().iter().map(|entry| &entry.certificate)
+    }
+
+    /// The files as they were before the load, where a [`Watch`] is to follow it.
+    pub fn sighting(&self) -> Option<&Sighting> {
+        self.sighting.as_ref()
     }
 
     /// Everything the load found wrong.

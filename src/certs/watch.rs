@@ -6,6 +6,9 @@
 //! changed; its own cost sets the pause before the next ([`pause_after`]), so that it takes at most
 //! two percent of a core, at the lowest priority.
 //!
+//! The first look is part of the load that the watch follows, and made before it: whatever changes
+//! while the load runs, or before the watch begins, is seen as a change.
+//!
 //! A change is acted on when two looks in a row see the same: another program may be in the midst
 //! of writing. A look that sees a third state begins anew.
 
@@ -31,6 +34,23 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// One part in fifty of the time is spent looking.
 const PAUSE_PER_LOOK: u32 = 50;
 
+/// The certificates as a load was about to find them.
+#[derive(Clone, Debug)]
+pub struct Sighting {
+    settings: CertSettings,
+    seen: u64,
+    took: Duration,
+}
+
+impl Sighting {
+    /// Looks. To be done before the load: what changes from then on is a change.
+    pub(super) fn now(settings: &CertSettings) -> Sighting {
+        let began = Instant::now();
+        let seen = look(settings);
+        Sighting { settings: settings.clone(), seen, took: began.elapsed() }
+    }
+}
+
 /// Looks at the folder until it is dropped.
 #[derive(Debug)]
 pub struct Watch {
@@ -40,19 +60,15 @@ pub struct Watch {
 
 impl Watch {
     /// Starts a thread that calls `changed` after each settled change of the certificates, the
-    /// ticket keys or the client authorities. Start it before the certificates are loaded: what
-    /// changes after its first look, which is made here, is not missed.
+    /// ticket keys or the client authorities since they were `sighted`.
     ///
     /// # Errors
     /// Where the system gives no thread.
-    pub fn start(
-        settings: CertSettings,
-        changed: impl Fn() + Send + 'static,
-    ) -> std::io::Result<Watch> {
+    pub fn start(sighted: Sighting, changed: impl Fn() + Send + 'static) -> std::io::Result<Watch> {
         let (stop, stopped) = mpsc::channel::<()>();
-        let began = Instant::now();
-        let mut settling = Settling { acted_on: look(&settings), pending: None };
-        let mut pause = pause_after(began.elapsed());
+        let Sighting { settings, seen, took } = sighted;
+        let mut settling = Settling { acted_on: seen, pending: None };
+        let mut pause = pause_after(took);
         thread::Builder::new().name("sluss-watch".into()).spawn(move || {
             lowest_priority();
             while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
@@ -176,8 +192,10 @@ mod tests {
     fn a_settled_change_is_called_out() {
         let certs = Certs::new();
         let (sender, changes) = mpsc::channel();
-        let watch = Watch::start(certs.settings.clone(), move || sender.send(()).unwrap()).unwrap();
+        let sighted = Sighting::now(&certs.settings);
+        // After the look and before the watch: as while a load runs.
         certs.put("a", &issue(&["a.example"]));
+        let watch = Watch::start(sighted, move || sender.send(()).unwrap()).unwrap();
         changes.recv_timeout(Duration::from_secs(30)).unwrap();
         drop(watch);
         // The thread ends, and with it the sender.

@@ -74,14 +74,6 @@ pub struct Snapshot {
     pub certs: Arc<CertStore>,
 }
 
-impl Snapshot {
-    /// Where the certificates come from, and what else is read with them.
-    pub fn cert_settings(&self) -> CertSettings {
-        let authorities = self.sites.all().iter().filter_map(|site| site.tls.client_ca.clone());
-        self.certificates.settings(authorities.collect())
-    }
-}
-
 /// Where the edge listens, and whom it believes.
 #[derive(Clone, Debug)]
 pub struct Listen {
@@ -154,6 +146,7 @@ impl Certificates {
             ticket_keys: self.ticket_keys.clone(),
             client_authorities,
             keep_last_good_for: self.keep_last_good_for,
+            watch: self.watch,
             ..CertSettings::default()
         }
     }

@@ -26,7 +26,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::admin::{self, Admin, SocketFile};
 use crate::certs::Watch;
-use crate::config::report::Report;
+use crate::config::report::{ReloadResult, Report};
 use crate::config::state::StateFolder;
 use crate::config::{self, AdminAddress, LogFormat, Snapshot};
 use crate::metrics::Metrics;
@@ -400,7 +400,10 @@ impl Edge {
         let report = self.reloader.reload(&self.proxy, prepare).await;
         self.fleet.renew().await;
         self.told.serves(self.listeners.all());
-        self.watch = watch(&self.proxy.live().snapshot, &self.asking);
+        // Where nothing new serves the watch goes on: it has acted on what it saw.
+        if report.result != ReloadResult::Refused {
+            self.watch = watch(&self.proxy.live().snapshot, &self.asking);
+        }
         self.probes.abort();
         self.probes = probe(&self.proxy);
         self.file_report();
@@ -490,15 +493,13 @@ fn probe(proxy: &Proxy) -> JoinHandle<()> {
 
 /// Watches the certificates where the configuration wants it: a change asks for a reload.
 fn watch(snapshot: &Snapshot, asking: &mpsc::Sender<Ask>) -> Option<Watch> {
-    if !snapshot.certificates.watch {
-        return None;
-    }
+    let sighting = snapshot.certs.sighting()?.clone();
     let asking = asking.clone();
     let changed = move || {
         // Nobody waits for the report; it is logged. A full channel means that a reload is near.
         let _ = asking.try_send(oneshot::channel().0);
     };
-    Watch::start(snapshot.cert_settings(), changed)
+    Watch::start(sighting, changed)
         .inspect_err(|error| tracing::error!(%error, "certificates are not watched"))
         .ok()
 }

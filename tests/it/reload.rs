@@ -152,6 +152,37 @@ fn a_broken_main_file_changes_nothing() {
     assert_eq!(edge.metric("sluss_reloads_total", &["refused"]), 1.0);
 }
 
+/// Without a signal: also what is written in two steps, of which the first alone is no pair.
+#[test]
+fn a_watched_renewal_is_served_and_a_half_written_one_is_not() {
+    let edge = Setup::default()
+        .set("certificates.watch", "true")
+        .site("a.test", Origin::echo().url())
+        .start();
+    let served = || edge.connect("a.test").certificate();
+    let mut old = served();
+    for _ in 0..2 {
+        edge.issue("a.test");
+        eventually("the renewed one", || served() != old);
+        old = served();
+    }
+    let folder = edge.folder().join("certs/a.test");
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let (chain, key) = (read("fullchain.pem"), read("privkey.pem"));
+    edge.issue("a.test");
+    let new_key = read("privkey.pem");
+    std::fs::write(folder.join("privkey.pem"), &key).unwrap();
+    eventually("the half is found", || edge.alarms("certificate-kept") == 1.0);
+    assert_eq!(served(), old);
+    std::fs::write(folder.join("privkey.pem"), &new_key).unwrap();
+    eventually("the whole is served", || served() != old);
+    assert_ne!(read("fullchain.pem"), chain);
+    let generation = edge.generation();
+    let begun = std::time::Instant::now();
+    eventually("some looks", || begun.elapsed() > std::time::Duration::from_secs(7));
+    assert_eq!(edge.generation(), generation, "what stands still is not reloaded again");
+}
+
 /// To open it would be to wait for a writer.
 #[test]
 fn a_named_pipe_in_a_files_place_keeps_no_reload_and_no_signal_waiting() {
