@@ -13,6 +13,7 @@ use std::mem;
 use std::sync::Arc;
 
 use rustls::SignatureScheme;
+use rustls::sign::CertifiedKey;
 
 use super::certificate::Certificate;
 use super::defect::Defect;
@@ -204,19 +205,35 @@ impl Catalogue {
         if label.is_empty() { None } else { self.hosts.get(&HostKey::wildcard(parent)).copied() }
     }
 
-    /// The certificate for a client that sent this name and takes these schemes: the curve before
-    /// RSA. Where the client takes neither, the handshake fails with the first.
-    pub(super) fn choose(
+    /// The certificates for a client that sent this name, the best first: one whose kind of key it
+    /// takes before one that it does not, then one that is valid now, then the curve before RSA.
+    /// Where it takes neither, the handshake fails.
+    pub(super) fn choices(
         &self,
         server_name: Option<&str>,
         schemes: &[SignatureScheme],
-    ) -> Option<&Arc<Certificate>> {
+    ) -> impl Iterator<Item = &Arc<Certificate>> {
         let mut candidates = self.candidates(server_name);
-        let first = candidates.next()?;
-        if first.key.is_taken_by(schemes) {
-            return Some(first);
-        }
-        Some(candidates.find(|other| other.key.is_taken_by(schemes)).unwrap_or(first))
+        let (first, second) = (candidates.next(), candidates.next());
+        let (Some(curve), Some(rsa)) = (first, second) else {
+            return [first, second].into_iter().flatten();
+        };
+        // The clock is asked only where there is a choice.
+        let now = unix_now();
+        let rank = |one: &Certificate| (one.key.is_taken_by(schemes), one.is_valid_at(now));
+        let rsa_first = rank(rsa) > rank(curve);
+        if rsa_first { [Some(rsa), Some(curve)] } else { [Some(curve), Some(rsa)] }
+            .into_iter()
+            .flatten()
+    }
+
+    /// The best of the [`choices`](Catalogue::choices) whose key can be used.
+    pub(super) fn certified_key(
+        &self,
+        server_name: Option<&str>,
+        schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        self.choices(server_name, schemes).find_map(|certificate| certificate.certified_key())
     }
 }
 
@@ -230,8 +247,7 @@ fn by_expiry(entries: &[Arc<Entry>]) -> Vec<u32> {
 
 /// Larger is preferred.
 fn rank(certificate: &Certificate, now: i64) -> (bool, i64) {
-    let is_valid = certificate.not_before <= now && now <= certificate.not_after;
-    (is_valid, certificate.not_after)
+    (certificate.is_valid_at(now), certificate.not_after)
 }
 
 /// A server name as the catalogue has it; the usual one is so already.

@@ -80,6 +80,11 @@ impl Certificate {
         self.not_after
     }
 
+    /// Whether it is neither expired nor yet to become valid. `now` in Unix seconds.
+    pub(super) fn is_valid_at(&self, now: i64) -> bool {
+        self.not_before <= now && now <= self.not_after
+    }
+
     /// Whether it is valid for `host` (canonical text).
     pub fn covers(&self, host: &str) -> bool {
         self.hosts.iter().any(|pattern| pattern.covers(host))

@@ -70,6 +70,8 @@ pub(super) enum Defect {
     ChainOrder,
     /// Its end has passed, and that of the certificate before it has not.
     ExpiredInPlaceOfValid,
+    /// Its begin is yet to come, and the certificate before it is valid.
+    NotYetValidInPlaceOfValid,
     /// No issuer's certificate follows the leaf.
     ChainIncomplete { issuer: String },
     /// A certificate above the leaf has expired.
@@ -123,6 +125,7 @@ impl Defect {
             | Defect::NoFile
             | Defect::NoKey
             | Defect::NotBase64 { .. }
+            | Defect::NotYetValidInPlaceOfValid
             | Defect::SectionStart
             | Defect::TooLarge { .. }
             | Defect::Unreadable(_) => Severity::Part,
@@ -168,6 +171,9 @@ impl Defect {
             Defect::KeyKind => "the certificate's public key is of a kind TLS cannot use".into(),
             Defect::ExpiredInPlaceOfValid => {
                 "has expired, and the certificate that it would replace has not".into()
+            }
+            Defect::NotYetValidInPlaceOfValid => {
+                "is not valid yet, and the certificate that it would replace is valid now".into()
             }
             Defect::ChainOrder => {
                 "the chain is out of order or has certificates that do not belong to it; it is \
@@ -227,6 +233,9 @@ impl Defect {
                 "order it: the server's certificate first, then its issuer, then that one's issuer"
             }
             Defect::ExpiredInPlaceOfValid => "renew it, or put the former one back",
+            Defect::NotYetValidInPlaceOfValid => {
+                "reload once it is valid; where it should be by now, set this machine's clock"
+            }
             Defect::Malformed { .. } => "fetch the certificate from its issuer again",
             Defect::KeyKind => "have a certificate issued for an ECDSA or RSA key",
             Defect::ChainIncomplete { .. } => {

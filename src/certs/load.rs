@@ -196,12 +196,15 @@ impl Walk<'_> {
             return Ok(Outcome::Same(entry(earlier.certificate.clone())));
         }
         let certificate = self.reader.certificate(name, &files, contents)?;
-        // An expired one is served where there is nothing better.
-        let expired = |end: i64| end < self.reader.now;
-        if expired(certificate.not_after)
-            && earlier.is_some_and(|earlier| !expired(earlier.certificate.not_after))
+        // One that is not valid is served where there is nothing better.
+        let now = self.reader.now;
+        if !certificate.is_valid_at(now)
+            && earlier.is_some_and(|earlier| earlier.certificate.is_valid_at(now))
         {
-            return Err(Found::chain(Defect::ExpiredInPlaceOfValid));
+            return Err(Found::chain(match now > certificate.not_after {
+                true => Defect::ExpiredInPlaceOfValid,
+                false => Defect::NotYetValidInPlaceOfValid,
+            }));
         }
         let entry = entry(Arc::new(certificate));
         Ok(if earlier.is_some() { Outcome::Changed(entry) } else { Outcome::Added(entry) })

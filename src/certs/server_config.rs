@@ -179,7 +179,7 @@ struct BySni(Arc<Catalogue>);
 
 impl ResolvesServerCert for BySni {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.choose(hello.server_name(), hello.signature_schemes())?.certified_key()
+        self.0.certified_key(hello.server_name(), hello.signature_schemes())
     }
 }
 

@@ -3,6 +3,7 @@
 use rustls::SignatureScheme;
 
 use super::super::CertStore;
+use super::super::certificate::State;
 use super::{AUTHORITY, Certs, Order, issue, order, told};
 
 const BOTH: &[SignatureScheme] =
@@ -12,7 +13,7 @@ const RSA: &[SignatureScheme] = &[SignatureScheme::RSA_PKCS1_SHA256];
 #[track_caller]
 fn check(store: &CertStore, name: &str, schemes: &[SignatureScheme], expected: Option<&str>) {
     let server_name = (!name.is_empty()).then_some(name);
-    let chosen = store.catalogue.choose(server_name, schemes);
+    let chosen = store.catalogue.choices(server_name, schemes).next();
     assert_eq!(chosen.map(|certificate| certificate.name()), expected);
 }
 
@@ -53,6 +54,42 @@ fn the_clients_schemes_choose_between_two_kinds_of_key() {
     assert!(store.covers(Some("both.example"), "both.example"));
     assert!(!store.covers(Some("both.example"), "extra.example"));
     assert!(store.covers(Some("extra.example"), "both.example"));
+}
+
+#[test]
+fn one_that_is_valid_goes_before_the_curve() {
+    let certs = Certs::new();
+    certs.put("ecdsa", &AUTHORITY.issue(&Order { days: -1, ..order(&["both.example"]) }));
+    let rsa = Order { algorithm: &rcgen::PKCS_RSA_SHA256, ..order(&["both.example"]) };
+    certs.put("rsa", &AUTHORITY.issue(&rsa));
+    let store = certs.load(None).store;
+    check(&store, "both.example", BOTH, Some("rsa"));
+    check(&store, "both.example", &[SignatureScheme::ECDSA_NISTP256_SHA256], Some("ecdsa"));
+    certs.put("rsa", &AUTHORITY.issue(&Order { days: -1, ..rsa }));
+    check(&certs.load(None).store, "both.example", BOTH, Some("ecdsa"));
+}
+
+/// With many certificates a key is taken apart at its first handshake alone.
+#[test]
+fn a_key_that_is_refused_at_its_first_use_leaves_the_host_to_the_other() {
+    let certs = Certs::new();
+    certs.put("ecdsa", &issue(&["both.example"]));
+    let rsa = Order { algorithm: &rcgen::PKCS_RSA_SHA256, ..order(&["both.example"]) };
+    certs.put("rsa", &AUTHORITY.issue(&rsa));
+    let store = certs.load(None).store;
+    let used = |store: &CertStore| {
+        let key = store.catalogue.certified_key(Some("both.example"), BOTH)?;
+        let by = |name: &str| {
+            let own = store.named(name).unwrap().certified_key();
+            own.is_some_and(|own| own.cert[0] == key.cert[0])
+        };
+        ["ecdsa", "rsa"].into_iter().find(|name| by(name))
+    };
+    assert_eq!(used(&store), Some("ecdsa"));
+    *store.named("ecdsa").unwrap().state.write().unwrap() = State::Refused;
+    assert_eq!(used(&store), Some("rsa"));
+    *store.named("rsa").unwrap().state.write().unwrap() = State::Refused;
+    assert_eq!(used(&store), None);
 }
 
 #[test]

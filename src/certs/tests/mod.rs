@@ -40,6 +40,8 @@ pub(super) struct Issued {
 /// What is asked of the authority.
 pub(super) struct Order<'a> {
     pub(super) hosts: &'a [&'a str],
+    /// Valid from so many days from now.
+    pub(super) begins: i64,
     pub(super) days: i64,
     pub(super) algorithm: &'static SignatureAlgorithm,
     pub(super) usage: ExtendedKeyUsagePurpose,
@@ -48,6 +50,7 @@ pub(super) struct Order<'a> {
 pub(super) fn order<'a>(hosts: &'a [&'a str]) -> Order<'a> {
     Order {
         hosts,
+        begins: -30,
         days: 90,
         algorithm: &rcgen::PKCS_ECDSA_P256_SHA256,
         usage: ExtendedKeyUsagePurpose::ServerAuth,
@@ -79,7 +82,7 @@ impl Authority {
         let hosts = order.hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
         let mut params = CertificateParams::new(hosts).unwrap();
         let now = OffsetDateTime::now_utc();
-        params.not_before = now - Duration::days(30);
+        params.not_before = now + Duration::days(order.begins);
         // Half a day more: the whole days left are the order's, however long the test takes.
         params.not_after = now + Duration::days(order.days) + Duration::hours(12);
         params.extended_key_usages = vec![order.usage.clone()];

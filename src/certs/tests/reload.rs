@@ -54,6 +54,24 @@ fn an_expired_one_replaces_a_valid_one_only_once_that_has_expired_too() {
 }
 
 #[test]
+fn one_that_is_not_valid_yet_replaces_a_valid_one_once_it_is() {
+    let certs = Certs::new();
+    certs.put("a", &issue(&["a.example"]));
+    let first = certs.load(None);
+    let order = super::Order { begins: 10, ..super::order(&["a.example"]) };
+    certs.put("a", &super::AUTHORITY.issue(&order));
+    let second = certs.load(Some(&first.store));
+    assert_eq!(second.kept, ["a"]);
+    let problems = told(&second, &certs);
+    assert!(problems[0].contains("is not valid yet, and the certificate that"), "{problems:#?}");
+    assert!(is_shared(&first.store, &second.store, "a"));
+    let third = load_at(&certs.settings, Some(&second.store), now() + 11 * 24 * 60 * 60);
+    assert_eq!(counts(&third), (0, 1, 0, 0));
+    // Where there is nothing better it is served, and told.
+    assert_eq!(certs.load(None).store.all().len(), 1);
+}
+
+#[test]
 fn equal_contents_under_another_identity_are_shared() {
     let certs = Certs::new();
     let issued = issue(&["a.example"]);
