@@ -29,6 +29,8 @@ pub struct History {
     pub attempts: u64,
     /// The latest, newest first; never empty: the start itself is the oldest.
     pub reports: Vec<Dated>,
+    /// The latest that was not refused.
+    applied: Option<Report>,
 }
 
 /// A report and when it was made.
@@ -74,7 +76,10 @@ impl Reloader {
             let Prepared { problems, kept } = prepare(snapshot).await;
             match access_log(proxy, snapshot) {
                 Ok(opened) => access = opened,
-                Err(problem) => outcome.problems.push(*problem),
+                Err(problem) => {
+                    outcome.problems.push(*problem);
+                    outcome.kept.push("log.access".into());
+                }
             }
             outcome.problems.extend(problems);
             outcome.kept.extend(kept);
@@ -106,6 +111,7 @@ impl Reloader {
                 remedy: "this is a mistake of sluss; please report it with the files".into(),
             }],
             kept: Vec::new(),
+            absent: Vec::new(),
             changes: Changes::none(),
         })
     }
@@ -121,6 +127,14 @@ impl Reloader {
         Filed { attempt: history.attempts, report: history.reports[0].report.clone() }
     }
 
+    /// Why the last reload was refused, where it was, and the report of the one that is in force.
+    pub fn in_force<T>(&self, look: impl FnOnce(Option<&Report>, &Report) -> T) -> T {
+        let history = self.lock();
+        let last = &history.reports[0].report;
+        let refused = Some(last).filter(|report| report.result == ReloadResult::Refused);
+        look(refused, history.applied.as_ref().unwrap_or(last))
+    }
+
     /// What is known of reloads since the start.
     pub fn history(&self) -> History {
         self.lock().clone()
@@ -130,6 +144,9 @@ impl Reloader {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mut history = self.lock();
         history.attempts += 1;
+        if report.result != ReloadResult::Refused {
+            history.applied = Some(report.clone());
+        }
         history
             .reports
             .insert(0, Dated { at_unix: i64::try_from(now.as_secs()).unwrap_or(i64::MAX), report });
@@ -152,10 +169,12 @@ async fn swap(proxy: Arc<Proxy>, snapshot: Snapshot, access: Arc<AccessLog>) {
 
 /// The access log of a snapshot: the one that is open where its target stays, reopened.
 fn access_log(proxy: &Proxy, snapshot: &Snapshot) -> Result<Arc<AccessLog>, Box<Problem>> {
-    let live = proxy.live();
-    if live.snapshot.log == snapshot.log {
-        live.access.reopen();
-        return Ok(live.access.clone());
+    // Not what the last snapshot asked for: where that could not be had, the log before it is open.
+    let open = proxy.live().access.clone();
+    let (format, target) = wanted_log(snapshot);
+    if open.is(format, &target) {
+        open.reopen();
+        return Ok(open);
     }
     open_access_log(snapshot).map(Arc::new)
 }
@@ -165,6 +184,29 @@ fn access_log(proxy: &Proxy, snapshot: &Snapshot) -> Result<Arc<AccessLog>, Box<
 /// # Errors
 /// A problem that names the file.
 pub fn open_access_log(snapshot: &Snapshot) -> Result<AccessLog, Box<Problem>> {
+    let (format, target) = wanted_log(snapshot);
+    let opened = AccessLog::new(format, target, snapshot.runtime.threads);
+    opened.map_err(|error| {
+        Box::new(Problem {
+            severity: Severity::Part,
+            file: snapshot.places.main.clone(),
+            line: None,
+            key: "log.access".into(),
+            site: None,
+            what: match &snapshot.log.access {
+                config::AccessLog::File(path) => {
+                    format!("{} cannot be opened: {error}", path.display())
+                }
+                config::AccessLog::Stdout | config::AccessLog::Off => {
+                    format!("the log cannot be started: {error}")
+                }
+            },
+            remedy: "make the folder and let the user that runs sluss write there".into(),
+        })
+    })
+}
+
+fn wanted_log(snapshot: &Snapshot) -> (accesslog::Format, accesslog::Target) {
     let format = match snapshot.log.format {
         LogFormat::Text => accesslog::Format::Text,
         LogFormat::Json => accesslog::Format::Json,
@@ -174,18 +216,7 @@ pub fn open_access_log(snapshot: &Snapshot) -> Result<AccessLog, Box<Problem>> {
         config::AccessLog::Off => accesslog::Target::Off,
         config::AccessLog::File(path) => accesslog::Target::File(path.clone()),
     };
-    let opened = AccessLog::new(format, target.clone(), snapshot.runtime.threads);
-    opened.map_err(|error| {
-        Box::new(Problem {
-            severity: Severity::Part,
-            file: snapshot.places.main.clone(),
-            line: None,
-            key: "log.access".into(),
-            site: None,
-            what: format!("{target:?} cannot be opened: {error}"),
-            remedy: "make the folder and let the user that runs sluss write there".into(),
-        })
-    })
+    (format, target)
 }
 
 fn counted(result: ReloadResult) -> metrics::ReloadResult {

@@ -53,6 +53,7 @@ pub enum Target {
 /// The log. Shared by all threads; dropping it writes what stands in the buffers.
 pub struct AccessLog {
     format: Format,
+    target: Target,
     shared: Option<Arc<Shared>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     wake: Option<Thread>,
@@ -114,8 +115,9 @@ impl AccessLog {
     /// # Errors
     /// Where the file cannot be opened, or no thread started.
     pub fn new(format: Format, target: Target, threads: usize) -> io::Result<AccessLog> {
-        let Some(writer) = Writer::open(target)? else {
-            return Ok(AccessLog { format, shared: None, writer: Mutex::new(None), wake: None });
+        let Some(writer) = Writer::open(target.clone())? else {
+            let (shared, writer, wake) = (None, Mutex::new(None), None);
+            return Ok(AccessLog { format, target, shared, writer, wake });
         };
         // One more for the threads without a number.
         let shards = (0..=threads).map(|_| Shard::default()).collect();
@@ -134,7 +136,13 @@ impl AccessLog {
             move || writer.run(&shared)
         })?;
         let wake = Some(handle.thread().clone());
-        Ok(AccessLog { format, shared: Some(shared), writer: Mutex::new(Some(handle)), wake })
+        let (shared, writer) = (Some(shared), Mutex::new(Some(handle)));
+        Ok(AccessLog { format, target, shared, writer, wake })
+    }
+
+    /// Whether it is the log that these ask for.
+    pub fn is(&self, format: Format, target: &Target) -> bool {
+        self.format == format && self.target == *target
     }
 
     /// Whether records are written anywhere: where not, they need not be made.

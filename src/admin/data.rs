@@ -75,6 +75,8 @@ pub struct Gathered {
     pub reload_refused: Option<String>,
     /// Parts, other than certificates, that the last reload left at their last good version.
     pub parts_kept: Vec<String>,
+    /// Parts of the configuration that are not served, and why.
+    pub parts_absent: Vec<(String, String)>,
     /// How the machine differs from the one `queues.toml` was measured on.
     pub machine_differs: Option<String>,
     /// How the access log does.
@@ -343,7 +345,8 @@ pub struct CertificateRow {
     pub not_after_timestamp: i64,
     /// Whole days until then; negative once it has passed.
     pub days_left: i64,
-    /// `expired`, `urgent`, `expiring`, `not_yet_valid` or `valid`.
+    /// `expired`, `urgent`, `expiring`, `not_yet_valid`, `valid`, or `absent`: its files are broken,
+    /// there is no last good version, and only name, file and problems are known.
     pub validity: String,
     /// The file with its chain.
     pub file: String,

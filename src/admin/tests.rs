@@ -75,6 +75,7 @@ fn report() -> Report {
         generation: 3,
         seconds: 0.1,
         changes: Changes::none(),
+        absent: Vec::new(),
         kept: vec!["b.example".into()],
         problems: Vec::new(),
     }

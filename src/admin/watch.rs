@@ -275,6 +275,7 @@ fn sample(gathered: &Gathered, totals: &Totals, process: &ProcessSample) -> Samp
         certificates: gathered.certificates.clone(),
         reload_refused: gathered.reload_refused.clone(),
         parts_kept: gathered.parts_kept.clone(),
+        parts_absent: gathered.parts_absent.clone(),
         machine_differs: gathered.machine_differs.clone(),
         descriptors: (process.descriptors.unwrap_or(0), process.descriptors_max),
         memory: (process.resident_bytes, process.memory_limit_bytes.unwrap_or(0)),

@@ -33,6 +33,8 @@ pub enum Alarm {
     ReloadRefused,
     /// The last reload left parts at their last good version.
     ReloadPartly,
+    /// A part of the configuration is broken and has no last good version.
+    NotServed,
     /// The machine is not the one that `queues.toml` was measured on.
     MachineDiffers,
     /// Nearly as many connections stand as may.
@@ -76,6 +78,7 @@ impl Alarm {
         Alarm::CertificateExpired,
         Alarm::ReloadRefused,
         Alarm::ReloadPartly,
+        Alarm::NotServed,
         Alarm::MachineDiffers,
         Alarm::Connections,
         Alarm::Descriptors,
@@ -98,6 +101,7 @@ impl Alarm {
             Alarm::CertificateExpired => "certificate-expired",
             Alarm::ReloadRefused => "reload-refused",
             Alarm::ReloadPartly => "reload-partly",
+            Alarm::NotServed => "not-served",
             Alarm::MachineDiffers => "machine-differs",
             Alarm::Connections => "connections",
             Alarm::Descriptors => "descriptors",
@@ -115,7 +119,8 @@ impl Alarm {
             | Alarm::HandshakesRefused
             | Alarm::RequestsRefused
             | Alarm::UpstreamsDown
-            | Alarm::CertificateExpired => Urgency::Critical,
+            | Alarm::CertificateExpired
+            | Alarm::NotServed => Urgency::Critical,
             Alarm::AcceptQueue
             | Alarm::CertificateKept
             | Alarm::CertificateExpiring
@@ -145,6 +150,7 @@ impl Alarm {
             | Alarm::CertificateExpired
             | Alarm::ReloadRefused
             | Alarm::ReloadPartly
+            | Alarm::NotServed
             | Alarm::MachineDiffers => Duration::ZERO,
             Alarm::Connections | Alarm::Descriptors | Alarm::Memory => HOLD_EVENTS,
         }
@@ -175,6 +181,10 @@ impl Alarm {
             Alarm::ReloadRefused => "none: the old configuration serves on, the change is not live",
             Alarm::ReloadPartly => {
                 "none: the named parts serve on as before, their changes are not live"
+            }
+            Alarm::NotServed => {
+                "those of the named site, certificate or key are turned away: it has no last good \
+                 version"
             }
             Alarm::MachineDiffers => {
                 "none now; under overload queues may hold more or less than their deadline allows"
@@ -227,6 +237,7 @@ impl Alarm {
             Alarm::CertificateExpired => "renew it now, then sluss reload",
             Alarm::ReloadRefused => "run sluss check, mend what it names, then sluss reload",
             Alarm::ReloadPartly => "run sluss check, mend what it names, then sluss reload",
+            Alarm::NotServed => "run sluss check, mend what it names, then sluss reload",
             Alarm::MachineDiffers => "run sluss size on this machine",
             Alarm::Connections => {
                 "raise runtime.max_connections (and LimitNOFILE), or shorten timeouts.idle; see who \

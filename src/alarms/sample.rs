@@ -46,6 +46,8 @@ pub struct Sample {
     pub reload_refused: Option<String>,
     /// Parts, other than certificates, that the last reload left at their last good version.
     pub parts_kept: Vec<String>,
+    /// Parts of the configuration that are not served, and why.
+    pub parts_absent: Vec<(String, String)>,
     /// How the machine differs from the one `queues.toml` was measured on.
     pub machine_differs: Option<String>,
     /// Client connections and their bound.
@@ -225,6 +227,9 @@ fn configuration(found: &mut Vec<Condition>, sample: &Sample) {
     for part in &sample.parts_kept {
         let detail = "stays at its last good version".to_owned();
         found.push(about(Alarm::ReloadPartly, part, detail));
+    }
+    for (part, why) in &sample.parts_absent {
+        found.push(about(Alarm::NotServed, part, why.clone()));
     }
     if let Some(how) = &sample.machine_differs {
         found.push(about(Alarm::MachineDiffers, "", how.clone()));

@@ -137,6 +137,7 @@ fn states_of_the_configuration_clear_at_once() {
     check(&calm(), &refused, "reload-refused", 1);
     let kept = Sample { parts_kept: vec!["sites/a.toml".into()], ..calm() };
     check(&calm(), &kept, "reload-partly sites/a.toml", 1);
+    check(&calm(), &Sample { parts_absent: pair(), ..calm() }, "not-served a", 1);
     let differs = Sample { machine_differs: Some("8 cores, measured on 2".into()), ..calm() };
     check(&calm(), &differs, "machine-differs", 1);
 }

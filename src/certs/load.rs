@@ -93,21 +93,21 @@ fn load_here(settings: &CertSettings, previous: Option<&CertStore>, now: i64) ->
             let reader = Reader { interner: &interner, key_check, now };
             let walk = Walk { folder: &folder, reader, previous, keeping: &keeping };
             for (name, outcome) in names.iter().zip(walk.outcomes(&names)) {
-                found.take(outcome, |part| folder.path(name, part));
+                found.take(&name.name, outcome, |part| folder.path(name, part));
             }
             found.removed = previous.map(|store| gone(store, &names)).unwrap_or_default();
         }
         Err(errno) => found.keep_all(&settings.directory, previous, errno, &keeping),
     }
-    let authorities = authorities(settings, previous, &mut found.problems);
-    let tickets = tickets(settings, previous, now, &mut found.problems);
+    let authorities = authorities(settings, previous, &mut found);
+    let tickets = tickets(settings, previous, now, &mut found);
     interner.prune();
-    found.finish(settings, now, |catalogue, problems| CertStore {
+    found.finish(settings, now, |catalogue, absent| CertStore {
         directory: settings.directory.clone(),
         configs: Configs::new(&catalogue, tickets, authorities),
         catalogue,
         interner,
-        problems,
+        absent,
         sighting,
     })
 }
@@ -291,19 +291,22 @@ fn gone(previous: &CertStore, names: &[folder::Entry]) -> Vec<String> {
 struct Collected {
     entries: Vec<Arc<Entry>>,
     problems: Vec<Problem>,
+    absent: Vec<(String, Problem)>,
     kept: Vec<String>,
+    kept_files: Vec<String>,
     changed: Vec<String>,
     added: Vec<String>,
     removed: Vec<String>,
 }
 
 impl Collected {
-    fn take(&mut self, outcome: Outcome, path: impl FnOnce(Part) -> PathBuf) {
+    fn take(&mut self, name: &str, outcome: Outcome, path: impl FnOnce(Part) -> PathBuf) {
         match outcome {
             Outcome::Absent(found) => {
                 let mut problem = found.defect.problem(&path(found.part));
                 if problem.severity == Severity::Part {
                     problem.what.push_str("; the certificate is not served");
+                    self.absent.push((name.to_owned(), problem.clone()));
                 }
                 self.problems.push(problem);
             }
@@ -339,6 +342,9 @@ impl Collected {
                 self.entries.push(kept);
             }
         }
+        if !earlier.is_empty() {
+            self.kept_files.push(format!("certificates.directory {}", directory.display()));
+        }
         self.problems.push(Problem {
             severity: Severity::Part,
             file: directory.to_path_buf(),
@@ -359,7 +365,7 @@ impl Collected {
         mut self,
         settings: &CertSettings,
         now: i64,
-        store: impl FnOnce(Arc<Catalogue>, Vec<Problem>) -> CertStore,
+        store: impl FnOnce(Arc<Catalogue>, Vec<(String, Problem)>) -> CertStore,
     ) -> Loaded {
         let (catalogue, overlaps) = Catalogue::new(self.entries, settings.default.as_deref(), now);
         if let Some(name) = &settings.default
@@ -375,9 +381,10 @@ impl Collected {
             .extend(overlaps.iter().map(|one| summary::overlap(one, &catalogue, directory)));
         let problems = summary::bounded(self.problems, directory);
         Loaded {
-            store: store(Arc::new(catalogue), problems.clone()),
+            store: store(Arc::new(catalogue), self.absent),
             problems,
             kept: self.kept,
+            kept_files: self.kept_files,
             changed: self.changed,
             added: self.added,
             removed: self.removed,
@@ -389,7 +396,7 @@ impl Collected {
 fn authorities(
     settings: &CertSettings,
     previous: Option<&CertStore>,
-    problems: &mut Vec<Problem>,
+    found: &mut Collected,
 ) -> HashMap<PathBuf, Arc<Authority>> {
     let mut authorities = HashMap::new();
     for path in &settings.client_authorities {
@@ -404,11 +411,12 @@ fn authorities(
                 match previous.and_then(|store| store.configs.authority(path)) {
                     Some(earlier) => {
                         authorities.insert(path.clone(), earlier.clone());
+                        found.kept_files.push(format!("{} {}", problem.key, path.display()));
                         problem.what.push_str("; its last good version is used");
                     }
                     None => problem.what.push_str("; no client is let in"),
                 }
-                problems.push(*problem);
+                found.problems.push(*problem);
             }
         }
     }
@@ -420,20 +428,24 @@ fn tickets(
     settings: &CertSettings,
     previous: Option<&CertStore>,
     now: i64,
-    problems: &mut Vec<Problem>,
+    found: &mut Collected,
 ) -> Option<Arc<Tickets>> {
     let earlier = previous.and_then(|store| store.configs.tickets());
     let secrets = match settings.ticket_keys.as_deref().map(secrets::ticket_secrets) {
         None => Vec::new(),
         Some(Ok((secrets, warnings))) => {
-            problems.extend(warnings);
+            found.problems.extend(warnings);
             secrets
         }
         Some(Err(mut problem)) => {
             problem.what.push_str("; tickets are not shared with other edges");
-            problems.push(*problem);
+            let kept = format!("{} {}", problem.key, problem.file.display());
+            found.problems.push(*problem);
             match earlier {
-                Some(earlier) => return Some(earlier.clone()),
+                Some(earlier) => {
+                    found.kept_files.push(kept);
+                    return Some(earlier.clone());
+                }
                 None => Vec::new(),
             }
         }

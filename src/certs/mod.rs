@@ -87,6 +87,8 @@ pub struct Loaded {
     pub problems: Vec<Problem>,
     /// Names of certificates that stand at their last good version.
     pub kept: Vec<String>,
+    /// Other files of which that is so, as `KEY FILE`.
+    pub kept_files: Vec<String>,
     /// Names of certificates with new contents.
     pub changed: Vec<String>,
     /// Names that were not there before; at a cold start all of them.
@@ -102,8 +104,8 @@ pub struct CertStore {
     catalogue: Arc<Catalogue>,
     configs: Configs,
     interner: Arc<Interner>,
-    /// Of the load that made it.
-    problems: Vec<Problem>,
+    /// Names of those that are not served, and what is wrong with them.
+    absent: Vec<(String, Problem)>,
     sighting: Option<Sighting>,
 }
 
@@ -147,9 +149,9 @@ impl CertStore {
         self.sighting.as_ref()
     }
 
-    /// Everything the load found wrong.
-    pub fn problems(&self) -> &[Problem] {
-        &self.problems
+    /// Those whose files are broken and that have no last good version: what is wrong with each.
+    pub fn absent(&self) -> impl Iterator<Item = (&str, &Problem)> {
+        self.absent.iter().map(|(name, problem)| (name.as_str(), problem))
     }
 }
 

@@ -1,4 +1,5 @@
-//! `sluss certs`: every certificate of the running edge, the soonest to expire first.
+//! `sluss certs`: every certificate of the running edge, first those that are not served, then the
+//! soonest to expire.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -48,10 +49,11 @@ fn text(rows: &[CertificateRow], colours: bool) -> String {
     ]);
     let plain = |text: &str| (text.to_owned(), Colour::Plain);
     for row in rows {
+        let days = if row.validity == "absent" { "-" } else { &row.days_left.to_string() };
         table.row([
             plain(&row.name),
             state(row),
-            plain(&row.days_left.to_string()),
+            plain(days),
             plain(row.not_after.get(..10).unwrap_or(&row.not_after)),
             plain(&row.key),
             plain(&cut(&row.issuer, 28)),
@@ -82,6 +84,9 @@ fn state(row: &CertificateRow) -> (String, Colour) {
 }
 
 fn hosts(row: &CertificateRow) -> String {
+    if row.validity == "absent" {
+        return "-".into();
+    }
     let shown = row.hosts.iter().take(HOSTS_SHOWN).map(String::as_str).collect::<Vec<_>>();
     match row.hosts.len().saturating_sub(HOSTS_SHOWN) {
         0 => shown.join(" "),
@@ -105,10 +110,16 @@ mod tests {
             hosts: (0..hosts).map(|at| format!("h{at}")).collect(),
             ..CertificateRow::default()
         };
-        let text = text(&[row("a", "expiring", 5), row("bb", "valid", 1)], false);
+        let absent = CertificateRow {
+            name: "c".into(),
+            validity: "absent".into(),
+            ..CertificateRow::default()
+        };
+        let text = text(&[absent, row("a", "expiring", 5), row("bb", "valid", 1)], false);
         assert_eq!(
             text,
             "NAME  STATE     DAYS  EXPIRES     KEY          ISSUER  HOSTS\n\
+             c     absent       -                                   -\n\
              a     expiring     9  2026-12-24  ECDSA P-256  CA      h0 h1 h2 +2\n\
              bb    valid        9  2026-12-24  ECDSA P-256  CA      h0\n"
         );

@@ -33,6 +33,8 @@ pub struct Outcome {
     pub problems: Vec<Problem>,
     /// The parts whose previous version stays, as `site shop` or `certificate shop.example`.
     pub kept: Vec<String>,
+    /// The parts that are not served: broken, and without a previous version.
+    pub absent: Vec<String>,
     /// What is different from the previous snapshot.
     pub changes: Changes,
 }
@@ -85,6 +87,9 @@ fn load_to(path: &Path, previous: Option<&Snapshot>, depth: Depth) -> Outcome {
     problems.extend(certs.problems);
     outcome.kept = resolved.kept;
     outcome.kept.extend(certs.kept.iter().map(|name| format!("certificate {name}")));
+    outcome.kept.extend(certs.kept_files);
+    outcome.absent = resolved.absent;
+    outcome.absent.extend(certs.store.absent().map(|(name, _)| format!("certificate {name}")));
     let sites = resolved.chosen.into_iter().map(|chosen| chosen.site).collect();
     let sites = Sites::following(sites, previous.map(|snapshot| &snapshot.sites));
     let snapshot = assemble(main, queues, path, (sites, certs.store));

@@ -35,6 +35,9 @@ pub struct Report {
     pub changes: Changes,
     /// The parts whose last good version stays.
     pub kept: Vec<String>,
+    /// The parts that are not served for want of one.
+    #[serde(default)]
+    pub absent: Vec<String>,
     /// Everything that is wrong or worth knowing.
     pub problems: Vec<Problem>,
 }
@@ -86,8 +89,39 @@ impl Report {
             seconds: elapsed.as_secs_f64(),
             changes: outcome.changes.clone(),
             kept: outcome.kept.clone(),
+            absent: outcome.absent.clone(),
             problems: outcome.problems.clone(),
         }
+    }
+
+    /// What of the configuration cannot be used and has no last good version, and why. Broken
+    /// certificates are not among it: the store of certificates has them.
+    pub fn unserved(&self) -> Vec<(String, String)> {
+        let harmful = self.problems.iter().filter(|problem| problem.is_harmful());
+        let part = |problem: &Problem| match &problem.site {
+            Some(site) => Some(format!("site {site}")),
+            None => Some(problem.key.clone()).filter(|key| !key.is_empty()),
+        };
+        let mut unserved: BTreeMap<String, String> = BTreeMap::new();
+        for problem in harmful {
+            let Some(part) = part(problem).filter(|part| !self.keeps(part, problem)) else {
+                continue;
+            };
+            unserved.entry(part).or_insert_with(|| problem.to_string());
+        }
+        unserved.into_iter().collect()
+    }
+
+    fn keeps(&self, part: &str, problem: &Problem) -> bool {
+        let file = problem.file.to_string_lossy();
+        self.kept.iter().any(|kept| match kept.strip_prefix(part) {
+            Some("") => true,
+            // A key, and the one of its files or listeners that is kept.
+            Some(rest) => {
+                rest.strip_prefix(' ').is_some_and(|of| of == file || part.starts_with("listen."))
+            }
+            None => false,
+        })
     }
 
     /// What `sluss reload` exits with.
@@ -109,6 +143,9 @@ impl Report {
         }
         for kept in &self.kept {
             let _ = writeln!(text, "kept at its last good version: {kept}");
+        }
+        for absent in &self.absent {
+            let _ = writeln!(text, "not served: {absent}");
         }
         let mut problems: Vec<&Problem> = self.problems.iter().collect();
         problems.sort_by_key(|problem| Reverse(problem.severity));

@@ -41,6 +41,8 @@ pub struct Resolved {
     pub problems: Vec<Problem>,
     /// The sites that keep their previous version.
     pub kept: Vec<String>,
+    /// The sites that have none, and are not served.
+    pub absent: Vec<String>,
 }
 
 /// The version of a site that is served.
@@ -77,7 +79,8 @@ pub fn sites(read: Vec<ReadSite>, folder: &Path, previous: Option<&Sites>) -> Re
             Some(_) => last.extend(before.cloned().map(Chosen::earlier)),
             None => resolved.chosen.extend(before.cloned().map(Chosen::earlier)),
         }
-        resolved.kept.extend(before.map(|before| format!("site {}", before.id)));
+        let named = if before.is_some() { &mut resolved.kept } else { &mut resolved.absent };
+        named.push(format!("site {}", entry.id));
         resolved.problems.extend(conflicts);
     }
     resolved.chosen.append(&mut last);

@@ -13,12 +13,14 @@ use crate::admin::{
     Reloading, Serving, SiteRow, View,
 };
 use crate::admission::QueueState;
+use crate::certs::CertStore;
 use crate::config::machine::this_machine;
-use crate::config::report::{ReloadResult, Report};
+use crate::config::report::Report;
 use crate::findings;
 use crate::identity::unix_now;
 use crate::listener::backlog;
 use crate::metrics::{FindingCount, ListenerGauge, QueueName, UpstreamGauges};
+use crate::problem::Problem;
 use crate::proxy::{Live, Proxy, SiteState};
 use crate::reload::{Dated, Reloader};
 use crate::screen::Profile;
@@ -149,12 +151,7 @@ impl View for Told {
         let counters = accept_queues.counters.unwrap_or_default();
         let walk = self.walk(&live);
         let certs = &live.snapshot.certs;
-        let reports = self.reloader.history().reports;
-        let last = reports.first().map(|dated| &dated.report);
-        let kept = |report: &Report| {
-            let parts = report.kept.iter().filter(|part| !part.starts_with("certificate "));
-            parts.cloned().collect()
-        };
+        let parts = self.reloader.in_force(|refused, report| Parts::of(refused, report, certs));
         Gathered {
             listeners: accept_queues.listeners.into_iter().map(listener_gauge).collect(),
             overflows_own,
@@ -176,8 +173,9 @@ impl View for Told {
             findings: finding_counts(&self.proxy.findings),
             certificates: certs.expiries().map(|(name, end)| (name.to_owned(), end)).collect(),
             certificates_kept: certs.kept().map(|(name, _)| kept_certificate(name)).collect(),
-            reload_refused: last.filter(|report| report.result == ReloadResult::Refused).map(first),
-            parts_kept: last.map(kept).unwrap_or_default(),
+            reload_refused: parts.refused,
+            parts_kept: parts.kept,
+            parts_absent: parts.absent,
             machine_differs: self.machine_differs(&live),
             access_log: live.access.state(),
         }
@@ -196,8 +194,7 @@ impl View for Told {
         for count in self.proxy.findings.counts() {
             *found.entry(count.site.unwrap_or_default()).or_default() += count.count;
         }
-        let kept = self.reloader.history().reports.into_iter().next();
-        let kept = kept.map(|dated| dated.report.kept).unwrap_or_default();
+        let kept = self.reloader.in_force(|_, report| report.kept.clone());
         let row = |(site, state): (&Arc<Site>, &Arc<SiteState>)| {
             let id = site.id.as_str();
             let queue = state.gate.state();
@@ -219,8 +216,9 @@ impl View for Told {
     }
 
     fn certificates(&self) -> Vec<CertificateRow> {
-        let summaries = self.proxy.live().snapshot.certs.summaries(unix_now());
-        summaries.into_iter().map(certificate_row).collect()
+        let certs = self.proxy.live().snapshot.certs.clone();
+        let absent = certs.absent().map(|(name, problem)| absent_row(name, problem));
+        absent.chain(certs.summaries(unix_now()).into_iter().map(certificate_row)).collect()
     }
 
     fn findings(&self) -> Vec<FindingRow> {
@@ -361,6 +359,27 @@ fn kept_certificate(name: &str) -> (String, String) {
     (name.to_owned(), "its files are broken; see the last reload's report".into())
 }
 
+/// What of the configuration is not as its files say.
+struct Parts {
+    refused: Option<String>,
+    kept: Vec<String>,
+    absent: Vec<(String, String)>,
+}
+
+impl Parts {
+    /// Certificates at their last good version have an alarm of their own.
+    fn of(refused: Option<&Report>, report: &Report, certs: &CertStore) -> Parts {
+        let kept = report.kept.iter().filter(|part| !part.starts_with("certificate "));
+        let mut absent = report.unserved();
+        absent.extend(
+            certs
+                .absent()
+                .map(|(name, problem)| (format!("certificate {name}"), problem.to_string())),
+        );
+        Parts { refused: refused.map(first), kept: kept.cloned().collect(), absent }
+    }
+}
+
 /// Why a reload was refused: its first harmful problem.
 fn first(report: &Report) -> String {
     let harmful = report.problems.iter().find(|problem| problem.is_harmful());
@@ -400,6 +419,17 @@ fn certificate_row(summary: crate::certs::Summary) -> CertificateRow {
         fingerprint: summary.fingerprint,
         kept_since: summary.kept_since,
         problems: summary.problems,
+    }
+}
+
+/// A certificate that is not served.
+fn absent_row(name: &str, problem: &Problem) -> CertificateRow {
+    CertificateRow {
+        name: name.to_owned(),
+        validity: "absent".to_owned(),
+        file: problem.file.display().to_string(),
+        problems: vec![problem.clone()],
+        ..CertificateRow::default()
     }
 }
 

@@ -97,6 +97,40 @@ fn the_commands_find_the_running_edge() {
 }
 
 #[test]
+fn parts_that_are_broken_at_the_start_are_named_until_they_are_mended() {
+    let origin = Origin::echo();
+    let setup = Setup::default().site("a.test", origin.url()).site("c.test", origin.url());
+    setup.write("sites/b.test.toml", "hosts = [");
+    setup.write("certs/c.test/fullchain.pem", "");
+    let mut edge = setup.start();
+    let parts = ["site b.test", "certificate c.test"];
+    crate::support::eventually("the alarms", || edge.alarms("not-served") == 2.0);
+    let named = |edge: &Edge| {
+        let (code, text) = edge.command("status");
+        code == 3 && parts.iter().all(|part| text.contains(part))
+    };
+    assert!(named(&edge));
+    let (_, certs) = edge.command("certs");
+    let line = certs.lines().find(|line| line.starts_with("c.test ")).expect("its line");
+    assert!(line.contains("absent"), "{certs}");
+    let rows = edge.admin_json("/api/certificates");
+    assert_eq!((&rows[0]["name"], &rows[0]["validity"]), (&"c.test".into(), &"absent".into()));
+    // A reload that changes nothing does not make it well.
+    edge.set("queues.request_dept", "3");
+    assert_eq!(edge.command("reload").0, 1);
+    assert!(named(&edge));
+    edge.set("queues.request_depth", "3");
+    edge.unset("queues.request_dept");
+    edge.site("b.test", origin.url(), "");
+    for host in ["b.test", "c.test"] {
+        edge.issue(host);
+    }
+    assert_eq!(edge.command("reload").0, 0);
+    crate::support::eventually("no alarm", || edge.alarms("not-served") == 0.0);
+    assert!(!edge.command("certs").1.contains("absent"));
+}
+
+#[test]
 fn a_session_is_resumed_and_the_log_says_so() {
     let origin = Origin::echo();
     let edge = Edge::before(origin.url());

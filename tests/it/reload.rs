@@ -183,6 +183,27 @@ fn a_watched_renewal_is_served_and_a_half_written_one_is_not() {
     assert_eq!(edge.generation(), generation, "what stands still is not reloaded again");
 }
 
+#[test]
+fn an_access_log_that_could_not_be_opened_is_opened_by_the_next_reload() {
+    let mut edge = Edge::before(Origin::echo().url());
+    let new = edge.folder().join("new.log");
+    // A pipe that nobody reads: not even root opens it.
+    rustix::fs::mkfifoat(rustix::fs::CWD, &new, rustix::fs::Mode::RWXU).unwrap();
+    edge.set("log.access", "\"new.log\"");
+    for path in ["/one", "/two"] {
+        let (code, report) = edge.command("reload");
+        assert!(code == 3 && report.contains("last good version: log.access"), "{report}");
+        edge.get("a.test", path);
+        edge.logged("in the old log", |line| line["url.path"] == path);
+    }
+    std::fs::remove_file(&new).unwrap();
+    assert_eq!(edge.command("reload").0, 0);
+    edge.get("a.test", "/three");
+    eventually("the line in the new log", || {
+        std::fs::read_to_string(&new).unwrap_or_default().contains("\"/three\"")
+    });
+}
+
 /// To open it would be to wait for a writer.
 #[test]
 fn a_named_pipe_in_a_files_place_keeps_no_reload_and_no_signal_waiting() {

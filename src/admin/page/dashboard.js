@@ -238,7 +238,7 @@ async function showSites() {
 
 // Certificates, findings, reloads.
 
-const VALIDITY = { valid: ["good", "✓ valid"], expiring: ["warn", "⚠ expiring"], urgent: ["bad", "⚠ urgent"], expired: ["bad", "✖ expired"], not_yet_valid: ["bad", "✖ not yet valid"] };
+const VALIDITY = { valid: ["good", "✓ valid"], expiring: ["warn", "⚠ expiring"], urgent: ["bad", "⚠ urgent"], expired: ["bad", "✖ expired"], not_yet_valid: ["bad", "✖ not yet valid"], absent: ["bad", "✖ not served"] };
 
 async function showCertificates() {
   const all = await fetchJson("/api/certificates");
@@ -248,7 +248,7 @@ async function showCertificates() {
   fill(byId("certificate-table"), [
     { name: "name", of: (r) => make("b", {}, r.name) },
     { name: "state", of: (r) => make("div", {}, mark(...(VALIDITY[r.validity] || ["warn", r.validity])), r.kept_since ? mark("warn", "⚠ last good version") : null) },
-    { name: "expires", of: (r) => r.not_after.slice(0, 10) + " (" + r.days_left + " d)" },
+    { name: "expires", of: (r) => r.not_after && r.not_after.slice(0, 10) + " (" + r.days_left + " d)" },
     { name: "key", of: (r) => r.key },
     { name: "issuer", of: (r) => r.issuer },
     { name: "hosts", of: (r) => make("div", { class: "hosts" }, r.hosts.slice(0, 8).join(", ") + (r.hosts.length > 8 ? " and " + (r.hosts.length - 8) + " more" : "")) },

@@ -305,6 +305,13 @@ impl Edge {
         self.setup.write_main();
     }
 
+    /// Takes a key out of the main file; takes effect with a reload.
+    pub fn unset(&mut self, key: &str) {
+        let (section, key) = key.split_once('.').expect("section.key");
+        self.setup.main.entry(section.into()).or_default().remove(key);
+        self.setup.write_main();
+    }
+
     /// Adds or changes a site; takes effect with a reload.
     pub fn site(&self, host: &str, upstream: impl AsRef<str>, more: &str) {
         self.setup.write_site(host, upstream.as_ref(), more);
