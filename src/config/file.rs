@@ -13,6 +13,7 @@ use super::account::Account;
 use super::descriptors::{connections_for, descriptor_limit};
 use super::listen;
 use super::screening::Headers;
+use super::state;
 use super::walk::{Document, Section, Table, Value};
 use super::{AccessLog, Certificates, HandshakeCosts, Listen, Log, LogFormat, Machine};
 use super::{Queues, Runtime, Timeouts};
@@ -286,7 +287,7 @@ fn read_runtime(document: &Document<'_>, table: &Table<'_>) -> Runtime {
     });
     Runtime {
         threads: threads.flatten().map_or(cores, clamp_usize),
-        state: path(document, table, "state", STATE_DEFAULT).0,
+        state: read_state(document, table),
         shutdown_grace: table.duration(
             "shutdown_grace",
             Duration::ZERO..=DAY,
@@ -295,6 +296,17 @@ fn read_runtime(document: &Document<'_>, table: &Table<'_>) -> Runtime {
         connections_max: connections_for(descriptor_limit()),
         user,
     }
+}
+
+fn read_state(document: &Document<'_>, table: &Table<'_>) -> PathBuf {
+    let (folder, _) = path(document, table, "state", STATE_DEFAULT);
+    if let Some(why) = state::impossible(&folder) {
+        match table.value("state") {
+            Some(value) => value.problem(why, "name a folder that can be made"),
+            None => table.problem("state", why, "name a folder that can be made"),
+        }
+    }
+    folder
 }
 
 fn read_backlog(table: &Table<'_>) -> Option<u32> {

@@ -106,6 +106,7 @@ impl Chosen {
 /// keeps its previous version, unless that one is no better off.
 pub fn compare_with_certificates(resolved: &mut Resolved, certs: &CertStore) {
     let (mut uncovered, folder) = (Vec::new(), &*resolved.folder);
+    let mut fallen = Vec::new();
     for chosen in &mut resolved.chosen {
         let Some(written) = &chosen.written else { continue };
         let site = &chosen.site;
@@ -126,9 +127,11 @@ pub fn compare_with_certificates(resolved: &mut Resolved, certs: &CertStore) {
         };
         if let Some(before) = written.before.as_ref().filter(usable) {
             resolved.kept.push(format!("site {}", before.id));
+            fallen.push(Arc::clone(before));
             *chosen = Chosen::earlier(Arc::clone(before));
         }
     }
+    resolved.problems.extend(taken_back(&fallen, &resolved.chosen, folder));
     let more = uncovered.len().saturating_sub(WARNINGS_MAX);
     if more > 0 {
         uncovered.truncate(WARNINGS_MAX + 1);
@@ -139,6 +142,34 @@ pub fn compare_with_certificates(resolved: &mut Resolved, certs: &CertStore) {
         }
     }
     resolved.problems.append(&mut uncovered);
+}
+
+/// The hosts that sites which fell back have again, and that other files have by now: they are served
+/// as before.
+fn taken_back(fallen: &[Arc<Site>], chosen: &[Chosen], folder: &Path) -> Vec<Problem> {
+    let owners: HashMap<&HostPattern, &Site> =
+        fallen.iter().flat_map(|site| site.hosts.iter().map(move |host| (host, &**site))).collect();
+    let written = chosen.iter().filter_map(|chosen| Some((&chosen.site, chosen.written.as_ref()?)));
+    let hosts = written.flat_map(|(site, written)| {
+        let lines = written.said.host_lines.iter();
+        site.hosts.iter().zip(lines).map(move |(host, line)| (&**site, host, line))
+    });
+    let tell = |(site, host, line): (&Site, &HostPattern, &u32)| {
+        let owner = owners.get(host)?;
+        Some(Problem {
+            severity: Severity::Part,
+            file: site_folder::file(folder, &site.id),
+            line: Some(*line),
+            key: "hosts".to_string(),
+            site: Some(site.id.to_string()),
+            what: format!(
+                "{host} is still served by {}, which stays at its last good version",
+                site_folder::file(folder, &owner.id).display()
+            ),
+            remedy: "mend that file; then the host comes here".to_string(),
+        })
+    };
+    if owners.is_empty() { Vec::new() } else { hosts.filter_map(tell).collect() }
 }
 
 fn no_such_certificate(

@@ -15,6 +15,7 @@ use std::process;
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::Access;
 use serde::{Deserialize, Serialize};
 
 use super::report::Report;
@@ -24,6 +25,10 @@ const LOCK: &str = "lock";
 const PID: &str = "pid";
 const ADMIN: &str = "admin";
 const RELOAD: &str = "reload";
+
+/// File systems in which the kernel tells of itself (statfs(2)).
+const PROC: i64 = 0x9fa0;
+const SYSFS: i64 = 0x6265_6572;
 
 /// A command that asks whether an edge runs holds the lock for an instant; an edge that starts at
 /// that moment tries again this often, this far apart.
@@ -194,6 +199,24 @@ impl Drop for StateFolder {
     }
 }
 
+/// Why no edge could have that folder, whoever runs it; nothing is made or changed.
+pub fn impossible(folder: &Path) -> Option<String> {
+    // The folder, or the one in which it would be made.
+    let there = folder.ancestors().find(|path| path.symlink_metadata().is_ok())?;
+    let not = |why: &str| Some(format!("{} {why}", there.display()));
+    match fs::metadata(there) {
+        Ok(found) if !found.is_dir() => return not("is no folder"),
+        Ok(_) => {}
+        Err(error) => return not(&format!("cannot be looked at: {error}")),
+    }
+    if rustix::fs::access(there, Access::WRITE_OK) == Err(rustix::io::Errno::ROFS) {
+        return not("is on a file system that cannot be written to");
+    }
+    let kind = rustix::fs::statfs(there).map(|found| i64::try_from(found.f_type).unwrap_or(0));
+    // There root may write, but nobody can make a folder (statfs(2)).
+    kind.is_ok_and(|kind| [PROC, SYSFS].contains(&kind)).then(|| not("is the kernel's"))?
+}
+
 /// Finds the edge that runs with this folder.
 ///
 /// # Errors
@@ -242,6 +265,21 @@ mod tests {
 
     fn admin() -> AdminAddress {
         AdminAddress::parse("127.0.0.1:9180").unwrap()
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_is_found_without_making_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink("nowhere", folder.path().join("link")).unwrap();
+        for path in [&file, &file.join("run"), &folder.path().join("link"), Path::new("/proc/x")] {
+            assert!(impossible(path).is_some(), "{}", path.display());
+        }
+        for path in [folder.path(), &folder.path().join("a/b")] {
+            assert_eq!(impossible(path), None);
+            assert!(path == folder.path() || !path.exists());
+        }
     }
 
     #[test]

@@ -87,6 +87,8 @@ fn mistakes_in_the_main_file_are_told_with_line_and_key() {
             ":2 certificates.ticket_keys",
             &["cannot be opened"],
         ),
+        ("[runtime]\nstate = \"sluss.toml\"", ":2 runtime.state", &["is no folder"]),
+        ("[runtime]\nstate = \"/proc/x\"", ":2 runtime.state", &["is the kernel's"]),
         ("[runtime]\nuser = \"no such\"", ":2 runtime.user", &["no such user"]),
         ("listen = 5", ":1 listen", &["expected a table"]),
     ] {

@@ -177,6 +177,22 @@ fn a_site_that_names_no_known_certificate_is_told_and_keeps_its_version() {
 }
 
 #[test]
+fn a_host_that_stays_with_a_site_that_fell_back_is_told_of_its_new_site() {
+    let configuration = Configuration::new("").with_site("a", SITE);
+    let first = configuration.good();
+    let moved = SITE.replace("a.test", "moved.test");
+    configuration.write("sites/a.toml", format!("{moved}certificate = \"none\""));
+    let configuration = configuration.with_site("c", SITE);
+    let outcome = configuration.load(Some(&first));
+    assert_eq!(outcome.kept, ["site a"]);
+    let told = outcome.problems.iter().find(|one| one.site.as_deref() == Some("c")).unwrap();
+    assert!(told.is_harmful() && told.line == Some(1), "{told}");
+    assert!(told.what.starts_with("a.test is still served by "), "{told}");
+    let second = outcome.snapshot.unwrap();
+    assert_eq!(second.sites.find("a.test").unwrap().id.as_str(), "a");
+}
+
+#[test]
 fn hosts_without_certificate_are_a_warning() {
     let site = "hosts = [\"a.test\",\n \"b.test\", \"*.w.test\"]\nupstreams = [\"http://a\"]\n";
     let configuration = Configuration::new("").with_site("a", site);
