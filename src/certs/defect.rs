@@ -239,8 +239,8 @@ impl Defect {
             Defect::Malformed { .. } => "fetch the certificate from its issuer again",
             Defect::KeyKind => "have a certificate issued for an ECDSA or RSA key",
             Defect::ChainIncomplete { .. } => {
-                "append the intermediate certificate (certbot's fullchain.pem has it); many clients \
-                 fail without"
+                "append it where it is an intermediate's (certbot's fullchain.pem has it): many clients \
+                 fail without; where it is a root's that clients have, nothing is missing"
             }
             Defect::IssuerExpired { .. } => "replace the chain by the issuer's current one",
             Defect::NoHosts => "have it issued with the site's hosts as subjectAltName",

@@ -44,6 +44,8 @@ pub(super) fn read(text: &[u8]) -> Result<Contents, Defect> {
     Ok(contents)
 }
 
+const BEGIN: &[u8] = b"-----BEGIN ";
+
 fn defect(error: &Error, text: &[u8], section: usize) -> Defect {
     match error {
         // The old form of an encrypted key fails on its headers, before its end line matters.
@@ -63,7 +65,16 @@ fn defect(error: &Error, text: &[u8], section: usize) -> Defect {
 
 /// The line of the last "BEGIN", from 1: the only section that can lack its end.
 fn line_of_last_section(text: &[u8]) -> u32 {
-    let start = memchr::memmem::rfind(text, b"-----BEGIN ").unwrap_or(0);
+    line_of(text, memchr::memmem::rfind(text, BEGIN).unwrap_or(0))
+}
+
+/// The line, from 1, where the section of that number begins, from 1 too.
+pub(super) fn line_of_section(text: &[u8], number: usize) -> u32 {
+    let start = memchr::memmem::find_iter(text, BEGIN).nth(number.saturating_sub(1));
+    line_of(text, start.unwrap_or(0))
+}
+
+fn line_of(text: &[u8], start: usize) -> u32 {
     let lines = memchr::memchr_iter(b'\n', &text[..start]).count();
     u32::try_from(lines).unwrap_or(u32::MAX).saturating_add(1)
 }

@@ -12,6 +12,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use zeroize::Zeroizing;
 
+use super::pem::line_of_section;
 use super::server_config::provider;
 use super::tickets::Secret;
 use crate::pem;
@@ -74,9 +75,15 @@ pub(super) fn authority(path: &Path) -> Result<Authority, Box<Problem>> {
     let problem = |what: String| Box::new(part(path, "tls.client_ca", what, remedy));
     let text = read_bounded(path).map_err(problem)?;
     let mut roots = RootCertStore::empty();
-    for certificate in pem::certificates(&text).map_err(|error| problem(pem::why(&error).into()))? {
+    for (number, section) in (1..).zip(pem::sections(&text)) {
+        let broken = |what| {
+            let line = Some(line_of_section(&text, number));
+            Box::new(Problem { line, ..*problem(what) })
+        };
+        let section = section.map_err(|error| broken(pem::why(&error).into()))?;
+        let pem::Item::X509Certificate(certificate) = section else { continue };
         roots.add(certificate).map_err(|error| {
-            problem(format!("certificate {} is no authority's: {error}", roots.len() + 1))
+            broken(format!("certificate {} is no authority's: {error}", roots.len() + 1))
         })?;
     }
     if roots.is_empty() {

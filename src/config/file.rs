@@ -125,6 +125,8 @@ pub struct MainFile {
     pub listen: Listen,
     pub runtime: Runtime,
     pub certificates: Certificates,
+    /// Where `certificates.default` stands.
+    pub default_line: Option<u32>,
     pub sites: PathBuf,
     pub queues_file: PathBuf,
     /// Whether the queues' file was named by the operator; the default one need not exist.
@@ -161,11 +163,12 @@ impl MainFile {
             let queues = root.table("queues");
             let (listen, runtime) = (root.table("listen"), root.table("runtime"));
             let (queues_file, queues_file_named) = path(&document, &queues, "file", "queues.toml");
-            let sites = root.table("sites");
+            let (certificates, sites) = (root.table("certificates"), root.table("sites"));
             MainFile {
                 listen: listen::read(&listen),
                 runtime: read_runtime(&document, &runtime),
-                certificates: read_certificates(&document, &root.table("certificates")),
+                certificates: read_certificates(&document, &certificates),
+                default_line: certificates.text("default").map(|(value, _)| value.line()),
                 sites: directory(&document, &sites, "sites"),
                 queues_file,
                 queues_file_named,
@@ -368,6 +371,11 @@ fn read_log(document: &Document<'_>, table: &Table<'_>) -> Log {
     let access = match table.text("access") {
         None | Some((_, "stdout")) => AccessLog::Stdout,
         Some((_, "off")) => AccessLog::Off,
+        Some((value, "stderr")) => {
+            let remedy = "the program's own log has it; a file of that name is \"./stderr\"";
+            value.wrong_with("stdout, off or a file", remedy);
+            AccessLog::Stdout
+        }
         Some((value, written)) => {
             let path = document.path(written);
             if path.is_dir() || !path.parent().is_some_and(Path::is_dir) {

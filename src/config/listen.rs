@@ -109,6 +109,12 @@ fn socket_address(text: &str) -> Result<SocketAddr, String> {
         if text.parse::<u16>().is_ok() || text.starts_with(':') || text.starts_with('*') {
             return "the address is missing; all addresses are [::]".to_string();
         }
+        let host = text
+            .rsplit_once(':')
+            .and_then(|(host, port)| port.bytes().all(|b| b.is_ascii_digit()).then_some(host));
+        if host.is_some_and(|host| format!("{host}:1").parse::<SocketAddr>().is_ok()) {
+            return "the port is no number up to 65535".to_string();
+        }
         "names are not looked up here".to_string()
     })
 }

@@ -14,6 +14,7 @@ use super::process;
 use super::report::{Changes, Difference};
 use super::resolve::{self, Chosen};
 use super::site_folder::{self, SiteFiles};
+use super::walk::nearest;
 use super::{Places, Snapshot};
 use crate::background::lowest_priority;
 use crate::certs::{self, CertSettings, CertStore, Depth};
@@ -84,7 +85,11 @@ fn load_to(path: &Path, previous: Option<&Snapshot>, depth: Depth) -> Outcome {
     let certs = certs::load(&settings, previous.map(|snapshot| &*snapshot.certs));
     resolve::compare_with_certificates(&mut resolved, &certs.store);
     problems.append(&mut resolved.problems);
-    problems.extend(certs.problems);
+    let place = |problem: Problem| match problem.key.as_str() {
+        "certificates.default" => default_is_missing(problem, &main, path, &certs.store),
+        _ => problem,
+    };
+    problems.extend(certs.problems.into_iter().map(place));
     outcome.kept = resolved.kept;
     outcome.kept.extend(certs.kept.iter().map(|name| format!("certificate {name}")));
     outcome.kept.extend(certs.kept_files);
@@ -113,6 +118,20 @@ fn load_to(path: &Path, previous: Option<&Snapshot>, depth: Depth) -> Outcome {
 /// The state folder that the main file names, as far as it can be read.
 pub fn state_folder(path: &Path) -> PathBuf {
     file::state_folder(path, &read_text(path).unwrap_or_default())
+}
+
+/// The same problem, told where the key stands.
+fn default_is_missing(
+    problem: Problem,
+    main: &MainFile,
+    path: &Path,
+    certs: &CertStore,
+) -> Problem {
+    let known: Vec<&str> = certs.all().map(|certificate| certificate.name()).collect();
+    let near = main.certificates.default.as_deref().and_then(|name| nearest(name, &known));
+    let near = near.map(|near| format!("did you mean {near:?}?"));
+    let (file, line) = (path.to_path_buf(), main.default_line);
+    Problem { file, line, remedy: near.unwrap_or(problem.remedy), ..problem }
 }
 
 fn assemble(

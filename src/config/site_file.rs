@@ -154,6 +154,10 @@ fn read_hosts(root: &Table<'_>) -> Vec<(HostPattern, u32)> {
             if text.contains("://") || text.contains('/') {
                 return Err("a host has no scheme and no path".to_string());
             }
+            let port = text.rsplit_once(':').filter(|(host, _)| !host.contains(':'));
+            if port.is_some_and(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())) {
+                return Err("a host has no port: leave it out".to_string());
+            }
             HostPattern::parse(text).map_err(|error| error.to_string())
         };
         let Some(pattern) = item.parse("a host name or *.PARENT", read) else { continue };
@@ -258,6 +262,13 @@ fn read_health(root: &Table<'_>) -> Option<HealthCheck> {
     let (millisecond, hour) = (Duration::from_millis(1), Duration::from_secs(3600));
     let interval = table.duration("interval", millisecond * 100..=hour, Duration::from_secs(5));
     let timeout = table.duration("timeout", millisecond..=hour, Duration::from_secs(2));
+    if timeout > interval {
+        let what =
+            format!("health.timeout is {timeout:?}, longer than the interval of {interval:?}");
+        let at = table.value("timeout").or_else(|| table.value("interval"));
+        let at = at.or_else(|| root.value("health"));
+        at.iter().for_each(|at| at.warning(what.clone(), "make it shorter than the interval"));
+    }
     let count = |key, default| clamp_u32(table.integer(key, 1..=100, default));
     let (healthy, unhealthy) = (count("healthy", 2), count("unhealthy", 3));
     let path = table.value("path").and_then(|value| value.parse("a path, as \"/healthz\"", path));
@@ -321,6 +332,9 @@ fn read_host_header(root: &Table<'_>) -> Option<String> {
         return None;
     }
     value.parse("preserve, or a host name with or without a port", |text| {
+        if text.contains('/') {
+            return Err("a host has no scheme and no path".to_string());
+        }
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
             _ => (text, None),

@@ -15,6 +15,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
+    if !text.trim_start().starts_with(|c: char| c.is_ascii_digit()) {
+        return Err("it does not begin with a number".to_string());
+    }
     humantime::parse_duration(text).map_err(|error| match error {
         UnknownUnit { unit, .. } if unit.is_empty() => "it has no unit".to_string(),
         UnknownUnit { unit, .. } => format!("the unit {unit:?} is not known"),

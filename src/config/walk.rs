@@ -126,10 +126,20 @@ impl<'d> Document<'d> {
 
     /// What to say about a key that nobody knows.
     fn unknown_remedy(&self, section: &Section, key: &str) -> String {
-        if let Some(near) = nearest(key, section.keys) {
-            return format!("did you mean {near}?");
+        // Words that mean something else here than the key they are, or are like.
+        match (section.name, key) {
+            ("upstreams", "tls") => return "write https:// or h2:// in url".to_string(),
+            (_, "hsts") => {
+                return "fields are the site's to send: Strict-Transport-Security".to_string();
+            }
+            _ => {}
         }
         let home = self.schema.iter().find(|other| other.keys.contains(&key));
+        if home.is_none()
+            && let Some(near) = nearest(key, section.keys)
+        {
+            return format!("did you mean {near}?");
+        }
         match home {
             Some(home) if home.name.is_empty() => {
                 format!("{key} stands at the top of the file, before any [section]")
@@ -142,8 +152,12 @@ impl<'d> Document<'d> {
 
 /// The known word that was probably meant.
 pub fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
-    // Jaro-Winkler rates a shared beginning; below 0.8 a suggestion is as likely wrong as right.
-    let rated = known.iter().map(|near| (strsim::jaro_winkler(word, near), *near));
+    // Jaro-Winkler rates a shared beginning; below 0.8 a suggestion is as likely wrong as right, as is
+    // one of which more than every third letter differs.
+    let near =
+        |near: &&&str| strsim::osa_distance(word, near) <= 1 + word.len().max(near.len()) / 3;
+    let known = known.iter().filter(near);
+    let rated = known.map(|near| (strsim::jaro_winkler(word, near), *near));
     rated.filter(|(rate, _)| *rate > 0.8).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, near)| near)
 }
 
@@ -273,6 +287,14 @@ impl<'d> Value<'d> {
     pub fn one_of<T: Copy>(&self, choices: &[(&'static str, T)]) -> Option<T> {
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
         let expected = format!("one of {}", names.join(", "));
+        let found = self.found();
+        if names.contains(&found.as_str()) {
+            self.wrong_with(
+                &format!("a text, {expected}"),
+                &format!("put it in quotes: {found:?}"),
+            );
+            return None;
+        }
         let text = self.string(&expected)?;
         let found = choices.iter().find(|(name, _)| *name == text);
         if found.is_none() {
@@ -417,7 +439,8 @@ impl<'d> Value<'d> {
         self.problem(format!("found {}{why}, expected {expected}", self.found()), "");
     }
 
-    fn wrong_with(&self, expected: &str, remedy: &str) {
+    /// The same, and what to do.
+    pub fn wrong_with(&self, expected: &str, remedy: &str) {
         self.problem(format!("found {}, expected {expected}", self.found()), remedy);
     }
 

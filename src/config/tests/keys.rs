@@ -163,7 +163,7 @@ fn expect_all(schema: &[Section], values: &[(&str, &str)]) {
 }
 
 /// A certificate and its key; the same at each call, as what is compared has its end in it.
-fn certificate() -> &'static str {
+pub(super) fn certificate() -> &'static str {
     static MADE: LazyLock<String> = LazyLock::new(|| {
         let made = rcgen::generate_simple_self_signed(["a.test".to_string()]).unwrap();
         format!("{}{}", made.cert.pem(), made.signing_key.serialize_pem())

@@ -90,10 +90,42 @@ fn mistakes_in_the_main_file_are_told_with_line_and_key() {
         ("[runtime]\nstate = \"sluss.toml\"", ":2 runtime.state", &["is no folder"]),
         ("[runtime]\nstate = \"/proc/x\"", ":2 runtime.state", &["is the kernel's"]),
         ("[runtime]\nuser = \"no such\"", ":2 runtime.user", &["no such user"]),
+        ("[certificates]\ndefault = \"x\"", ":2 certificates.default", &["\"x\" is not there"]),
+        ("[listen]\nhttps = [\"0.0.0.0:99999\"]", ":2 listen.https[0]", &["no number up to 65535"]),
+        ("[listen]\nhttps = [\"a.test:443\"]", ":2 listen.https[0]", &["names are not looked up"]),
+        ("[timeouts]\nidle = \"never\"", ":2 timeouts.idle", &["does not begin with a number"]),
+        ("[log]\naccess = \"stderr\"", ":2 log.access", &["expected stdout, off or a file"]),
         ("listen = 5", ":1 listen", &["expected a table"]),
     ] {
         check_main(text, &format!("sluss.toml{place}"), words);
     }
+}
+
+#[test]
+fn the_nearest_certificate_is_suggested_where_the_default_is_none() {
+    let configuration = Configuration::new("[certificates]\ndefault = \"shpo\"")
+        .with_site("a", SITE)
+        .with_certificate("shop", "a.test");
+    let words = ["\"shpo\" is not there", "did you mean \"shop\"?"];
+    check(&configuration, "sluss.toml:2 certificates.default", &words);
+}
+
+#[test]
+fn broken_authorities_of_visitors_are_told_with_the_line_in_their_file() {
+    let site = format!("{SITE}tls = {{ client_ca = \"../ca.pem\" }}");
+    let configuration = Configuration::new("").with_site("a", &site);
+    let good = super::keys::certificate();
+    let lines = good.lines().count();
+    configuration.write("ca.pem", format!("{good}-----BEGIN CERTIFICATE-----\ncut"));
+    check(&configuration, &format!("sites/../ca.pem:{} tls.client_ca", lines + 1), &["is cut"]);
+}
+
+#[test]
+fn a_check_that_may_take_longer_than_its_interval_is_a_warning() {
+    let site = format!("{SITE}health = {{ interval = \"1s\", timeout = \"2s\" }}");
+    let outcome = Configuration::new("").with_site("a", &site).load(None);
+    let told = outcome.problems.iter().find(|one| one.key == "health.timeout").unwrap();
+    assert!(!told.is_harmful() && told.line == Some(3), "{told}");
 }
 
 /// Who opened it would wait for a writer for ever.
@@ -158,6 +190,16 @@ fn mistakes_in_a_site_are_told_with_line_and_key() {
         ),
         ("hosts = [\"a.test\"]\nupstreams = [{ weight = 2 }]", ":2 upstreams[0].url", &["missing"]),
         (
+            "hosts = [\"a.test\"]\nupstreams = [{ url = \"http://a\", tls = true }]",
+            ":2 upstreams[0].tls",
+            &["write https:// or h2:// in url"],
+        ),
+        (
+            "hosts = [\"a.test:443\"]\nupstreams = [\"http://a\"]",
+            ":1 hosts[0]",
+            &["a host has no port: leave it out"],
+        ),
+        (
             "hosts = [\"a.test\"]\nupstreams = [\"http://a\", \"http://a:80\"]",
             ":2 upstreams[1]",
             &["stands in this list already"],
@@ -189,6 +231,10 @@ fn mistakes_in_a_site_are_told_with_line_and_key() {
         ("host_header = \"a b\"", ":3 host_header", &["\"a b\""]),
         ("limits = { max_body = 5 }", ":3 limits.max_body", &["\"5B\""]),
         ("limits = { in_flight = -1 }", ":3 limits.in_flight", &["found -1"]),
+        ("tls = { min_version = 1.2 }", ":3 tls.min_version", &["put it in quotes: \"1.2\""]),
+        ("headers = { rules = {} }", ":3 headers.rules", &["rules stands at the top of the file"]),
+        ("hsts = true", ":3 hsts", &["Strict-Transport-Security"]),
+        ("host_header = \"http://x\"", ":3 host_header", &["no scheme and no path"]),
         ("tls = { min_version = \"1.1\" }", ":3 tls.min_version", &["one of 1.2, 1.3"]),
         ("tls = { client_ca = \"ca.pem\" }", ":3 tls.client_ca", &["cannot be opened"]),
         ("headers = { requests = 1 }", ":3 headers.requests", &["observe, repair, reject"]),
