@@ -26,7 +26,7 @@ use super::catalogue::{Catalogue, Entry};
 use super::secrets::Authority;
 use super::tickets::{Ticketer, Tickets};
 
-/// What a site asks of TLS. Two requests may share a connection only if their sites ask the same.
+/// What a site asks of TLS. A connection serves another site's requests where it has what that one asks.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct TlsPolicy<'a> {
     /// The lowest version taken.
