@@ -102,13 +102,16 @@ pub enum ChunkStep {
 pub struct Malformed {
     /// Where in the input of the failing call.
     pub at: usize,
+    /// Bytes of the line that stand before it; what is further in front is content.
+    line: usize,
 }
 
 impl Malformed {
     /// What to report of it; `input` is that of the failing call.
     pub fn finding(self, input: &[u8], policy: &Policy, direction: Direction) -> Finding {
-        let start = self.at.saturating_sub(8).min(input.len());
-        let end = (self.at + 8).min(input.len());
+        // What stands behind it may be content already, which is nobody's business.
+        let start = self.at.saturating_sub(self.line.min(8)).min(input.len());
+        let end = (self.at + 1).min(input.len());
         policy.find(Rule::Chunk, direction, "", &input[start..end])
     }
 }
@@ -142,7 +145,9 @@ impl Chunked {
                 State::Trailer => return self.end(input, at),
                 State::Done => return Ok(ChunkStep::End { skip: at }),
                 _ => {
-                    self.state = self.next(input[at]).ok_or(Malformed { at })?;
+                    self.state = self
+                        .next(input[at])
+                        .ok_or(Malformed { at, line: self.line.saturating_sub(1) })?;
                     at += 1;
                 }
             }
@@ -163,7 +168,7 @@ impl Chunked {
                 self.state = State::Done;
                 Ok(ChunkStep::End { skip: at + 2 })
             }
-            Some(_) => Err(Malformed { at: at + 1 }),
+            Some(_) => Err(Malformed { at: at + 1, line: 1 }),
         }
     }
 

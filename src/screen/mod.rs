@@ -14,6 +14,7 @@
 pub mod chunk;
 mod class;
 mod connection;
+mod excerpt;
 mod facts;
 mod finding;
 mod framing;
@@ -106,7 +107,7 @@ impl Refused {
         };
         Box::new(Refused {
             reason,
-            start_line: finding::start_line(first_line),
+            start_line: excerpt::start_line(first_line),
             findings: section.judge.into_findings(),
             storage: section.storage,
         })

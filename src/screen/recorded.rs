@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use super::finding;
+use super::excerpt;
 use super::policy::Policy;
 use super::rule::Direction;
 use super::{Finding, Reading, Refused, RequestMethod, Scan, Screened, Storage, request, response};
@@ -62,7 +62,7 @@ fn judge(head: &[u8], line: usize, policy: &Policy) -> Recorded {
         (Direction::Request, outcome(read, super::RequestHead::canonical))
     };
     let first = head.split(|b| *b == b'\n').next().unwrap_or_default();
-    let start_line = finding::start_line(first);
+    let start_line = excerpt::start_line(first);
     let (canonical, findings, refused) = match outcome {
         Ok((canonical, findings)) => (canonical, findings, None),
         Err(refused) => (Vec::new(), refused.findings, Some(refused.reason)),

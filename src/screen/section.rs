@@ -7,7 +7,8 @@
 use std::borrow::Cow;
 
 use super::class;
-use super::finding::{Defect, Judge};
+use super::excerpt::Defect;
+use super::finding::Judge;
 use super::framing::{Lengths, Sight};
 use super::head::{Field, Keeping, Storage};
 use super::known::{self, Known, Role};

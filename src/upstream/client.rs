@@ -23,7 +23,7 @@ use super::pool::{Connection, Pool};
 use super::retry::{self, Attempt, Next, Stage};
 use super::{Broken, Failure, Outgoing, Response, Upstream, balance};
 use crate::refusal::{Refusal, Side};
-use crate::screen::{ResponseHead, Screened};
+use crate::screen::{Action, ResponseHead, Screened};
 use crate::sites::Protocol;
 use crate::timers::{Deadline, Timers};
 
@@ -381,7 +381,8 @@ impl Journey {
 
 impl Failed {
     pub(super) fn new(stage: Stage, broken: Broken, body_consumed: bool) -> Failed {
-        let cause = match broken.findings.last() {
+        let refusing = broken.findings.iter().find(|found| found.action == Action::Refuse);
+        let cause = match refusing {
             Some(finding) => format!("{}: {}", broken.refusal, finding.rule.code()),
             None => broken.refusal.to_string(),
         };
