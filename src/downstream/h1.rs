@@ -335,7 +335,7 @@ where
     B: Source,
     K: Ticket,
 {
-    let mut out = output();
+    let (mut out, framing) = (output(), head.framing());
     head.write_h1(
         &mut out,
         &ResponseTo {
@@ -347,7 +347,11 @@ where
     );
     heads::give_back(head.into_storage());
     let mut sent = 0;
-    let relayed = relay_body(wire, &mut out, &mut body, framed.chunked, (&mut sent, shape)).await;
+    let relayed = match framing {
+        // The head is the message; whatever came behind it would be read as the next response.
+        Framing::None => write_and_flush(wire, &out, shape.patience).await,
+        _ => relay_body(wire, &mut out, &mut body, framed.chunked, (&mut sent, shape)).await,
+    };
     if relayed.is_err_and(|why| why.side() == Side::Upstream) {
         // What came before the cut is the client's; that nothing follows tells it of the cut.
         let _ = write_and_flush(wire, &out, shape.patience).await;

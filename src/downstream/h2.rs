@@ -34,7 +34,7 @@ use super::{Answer, Reply, Request, Service, Source, Ticket, Transport};
 use crate::heads;
 use crate::refusal::Refusal;
 use crate::screen::{
-    self, Direction, Finding, Policy, Refused, RequestHead, ResponseHead, Screened,
+    self, Direction, Finding, Framing, Policy, Refused, RequestHead, ResponseHead, Screened,
 };
 use crate::timers::{Deadline, Timers};
 
@@ -356,8 +356,12 @@ where
         account: Some(Account { ticket, received, sent: 0 }),
         open,
     };
-    if response.is_end_stream() {
+    let is_whole = head.framing() == Framing::None;
+    if is_whole || response.is_end_stream() {
         response.settle(None); // hyper will not poll it.
+    }
+    if is_whole {
+        response.content = Content::Local(None); // Whatever is behind the head goes no further.
     }
     // hyper asks for the body once the client's window has room for it, which may be never.
     response.open.offered(Some(Instant::now()));

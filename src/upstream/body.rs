@@ -80,12 +80,12 @@ impl ResponseBody {
         let mut body = ResponseBody::empty();
         let progress = match framing {
             Framing::None | Framing::Length(0) => {
-                body.ended(exchange, policy);
+                body.ended(exchange);
                 return body;
             }
             Framing::Length(length) if rest.is_none() && length <= exchange.input.len() as u64 => {
                 let bytes = exchange.input.split_to(length as usize).freeze();
-                body.ended(exchange, policy);
+                body.ended(exchange);
                 body.state = State::Whole(bytes);
                 return body;
             }
@@ -112,8 +112,8 @@ impl ResponseBody {
         std::mem::take(&mut self.findings)
     }
 
-    fn ended(&mut self, exchange: Exchange, policy: &Policy) {
-        let (input, leftover) = exchange.finish(policy);
+    fn ended(&mut self, exchange: Exchange) {
+        let (input, leftover) = exchange.finish();
         self.last = Some(input);
         self.findings.extend(leftover);
         self.state = State::Ended;
@@ -129,7 +129,7 @@ impl ResponseBody {
             Ok(next) => {
                 if let State::Streaming(download) = std::mem::replace(&mut self.state, State::Ended)
                 {
-                    self.ended(download.exchange, &download.policy);
+                    self.ended(download.exchange);
                 }
                 match next {
                     Next::LastFrame(frame) | Next::Frame(frame) => Poll::Ready(Some(Ok(frame))),

@@ -29,9 +29,7 @@ use super::{Broken, ClientBody, Outgoing};
 use crate::buffers::{self, BUFFER_BYTES};
 use crate::heads;
 use crate::refusal::Refusal;
-use crate::screen::{
-    self, Direction, Finding, Framing, Policy, Reading, ResponseHead, Rule, Scan, Screened,
-};
+use crate::screen::{self, Finding, Framing, Reading, ResponseHead, Rule, Scan, Screened};
 
 /// Interim responses to one request.
 pub const INTERIM_MAX: u32 = 32;
@@ -367,9 +365,9 @@ impl Exchange {
     /// The response has ended: the connection is kept where both messages ended cleanly. Bytes
     /// after the response's end are told; they belong to nobody. The read buffer is handed out,
     /// since a piece of the body may still stand in it.
-    pub(super) fn finish(self, policy: &Policy) -> (Input, Option<Finding>) {
+    pub(super) fn finish(self) -> (Input, Option<Finding>) {
         let leftover = (!self.input.is_empty())
-            .then(|| policy.find(Rule::BodyForbidden, Direction::Response, "", &self.input));
+            .then(|| Finding::of_content(Rule::BodyForbidden, self.input.len()));
         if leftover.is_none() && self.persistent && self.is_sent() {
             self.client.keep(self.connection);
         }

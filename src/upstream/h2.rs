@@ -19,7 +19,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -36,7 +38,7 @@ use super::retry::Stage;
 use super::{Broken, Outgoing, Response};
 use crate::heads;
 use crate::refusal::Refusal;
-use crate::screen::{self, Direction, Finding, Policy};
+use crate::screen::{self, Direction, Finding, Framing, Policy, Rule};
 use crate::sites::Protocol;
 use crate::timers::Deadline;
 
@@ -241,11 +243,18 @@ impl Unscreened {
                 return Err(Failed::new(Stage::Answered, broken, self.pump.consumed));
             }
         };
+        let endpoint = self.load.endpoint().clone();
+        if screened.head.framing() == Framing::None {
+            // The message is its head. Whatever comes behind it is dropped with its stream: to an
+            // HTTP/1 client it would be the next response.
+            let mut screened = screened;
+            screened.findings.extend(forbidden_content(incoming));
+            return Ok(Response::new(screened, ResponseBody::empty(), endpoint, None));
+        }
         let rest = match self.pump.is_done() {
             true => None,
             false => body.take().map(|body| (self.pump, Box::new(body) as RestOfRequest)),
         };
-        let endpoint = self.load.endpoint().clone();
         let body = match ended && rest.is_none() {
             true => ResponseBody::empty(),
             false => ResponseBody::http2(Download {
@@ -260,6 +269,35 @@ impl Unscreened {
         };
         Ok(Response::new(screened, body, endpoint, None))
     }
+}
+
+/// What has come behind a head that is the whole message: an empty frame that ends the stream is
+/// sound, content is not. What has not come yet is not waited for.
+fn forbidden_content(mut incoming: Incoming) -> Option<Finding> {
+    while let Some(Some(frame)) = incoming.frame().now_or_never() {
+        match frame {
+            Ok(frame) if frame.data_ref().is_none_or(Bytes::is_empty) => {}
+            Ok(frame) => {
+                let content = frame.into_data().unwrap_or_default();
+                return Some(Finding::of_content(Rule::BodyForbidden, content.len()));
+            }
+            // h2 itself lets no content through behind an answer to HEAD.
+            Err(error) if is_library(&error) => {
+                return Some(Finding::of_content(Rule::BodyForbidden, 0));
+            }
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+/// Whether the h2 library has ended the stream, or the connection, for what the endpoint sent.
+fn is_library(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(::h2::Error::is_library)
+}
+
+fn h2_error(error: &hyper::Error) -> Option<&::h2::Error> {
+    error.source().and_then(|source| source.downcast_ref())
 }
 
 /// A connection with room for a stream; opened where there is none.
@@ -319,8 +357,7 @@ async fn link(
 /// 2. What the endpoint sent was against the protocol: its head is malformed.
 /// 3. Anything else: the connection or the stream has ended.
 fn verdict(error: &hyper::Error, unsent: bool, sent: Stage) -> (Stage, Refusal) {
-    let cause = error.source().and_then(|source| source.downcast_ref::<::h2::Error>());
-    let Some(cause) = cause else {
+    let Some(cause) = h2_error(error) else {
         let stage = if unsent { Stage::Unprocessed } else { sent };
         return (stage, Refusal::UpstreamClosed);
     };

@@ -21,6 +21,7 @@ mod failover;
 mod floods;
 mod http1;
 mod http2;
+mod http2_sites;
 mod incidents;
 mod limits;
 mod listeners;

@@ -236,3 +236,36 @@ fn what_a_stricter_profile_would_refuse_is_told_while_all_of_it_goes_through() {
         visitor.join().expect("nothing was refused");
     }
 }
+
+/// The response is whole and goes through: a stricter profile does not change that.
+#[test]
+fn bytes_behind_a_response_are_told_as_what_is_done_about_them() {
+    let origin = Origin::answering(|request| match request.target() {
+        "/head" => "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        _ => "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\noksecret=1",
+    });
+    let strict = r#"headers = { responses = "reject", shadow = "reject" }"#;
+    let edge = Setup::default().site_with("a.test", origin.url(), strict).start();
+    assert_eq!(edge.get("a.test", "/").text(), "ok");
+    let mut client = edge.connect("a.test");
+    client.send("HEAD /head HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    assert_eq!(client.head().expect("a head").status(), 200);
+    let told = || {
+        let rows = edge.admin_json("/api/findings");
+        let rows = rows.as_array().unwrap();
+        let told = |row: &serde_json::Value| {
+            let excerpts = row["examples"].as_array().unwrap().iter();
+            let excerpts: Vec<_> =
+                excerpts.map(|it| it["excerpt"].as_str().unwrap().to_owned()).collect();
+            let action = row["action"].as_str().unwrap().to_owned();
+            (action, row["count"].as_u64(), row["shadow_refused"].as_u64(), excerpts)
+        };
+        rows.iter().map(told).collect::<Vec<_>>()
+    };
+    wait_for("both are told", || (told().first().map(|it| it.1) == Some(Some(2))).then_some(()));
+    let mut excerpts = told()[0].3.clone();
+    excerpts.sort();
+    assert_eq!(excerpts, ["[2 bytes redacted]", "[8 bytes redacted]"]);
+    let (action, _, shadow_refused, _) = told().remove(0);
+    assert_eq!((action.as_str(), shadow_refused), ("repair", Some(0)));
+}

@@ -1,8 +1,10 @@
 //! Raw HTTP/2: frames out as written, frames in as they come (RFC 9113 4.1).
 
+use std::io::{Read, Write};
+
 use super::client::{Client, ServerNameSent, handshake_for};
 use super::edge::Edge;
-use super::wire::End;
+use super::wire::{End, Wire};
 
 /// Frame types and flags (RFC 9113 6).
 pub const DATA: u8 = 0;
@@ -100,7 +102,7 @@ pub fn open(edge: &Edge, name: &str) -> Client {
     client
 }
 
-impl Client {
+impl<S: Read + Write> Wire<S> {
     /// Takes a frame; `None` once the connection is over.
     #[track_caller]
     pub fn frame(&mut self) -> Option<Frame> {

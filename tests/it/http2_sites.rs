@@ -1,0 +1,91 @@
+//! Sites that speak HTTP/2 and say what they should not.
+
+use crate::support::frames::{
+    ACK, DATA, END_HEADERS, END_STREAM, HEADERS, SETTINGS, block, frame, get_frame, open,
+};
+use crate::support::{Edge, Origin, eventually, get};
+
+/// A fake response, as it would be put behind a head that has no content.
+const EVIL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL";
+
+/// A site over h2c that answers every request with the frames that `answer` makes for its stream.
+fn site(answer: impl Fn(u32) -> Vec<u8> + Send + Sync + 'static) -> Origin {
+    Origin::scripted(move |mut connection| {
+        connection.exactly(24);
+        connection.send([frame(SETTINGS, 0, 0, []), frame(SETTINGS, ACK, 0, [])].concat());
+        while let Some(request) = connection.frame_where(|frame| frame.kind == HEADERS) {
+            if connection.try_send(answer(request.stream)).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn edge(origin: &Origin) -> Edge {
+    Edge::before(format!("h2c://{}", origin.address()))
+}
+
+/// A head that goes on, and a body.
+fn head_and_content(stream: u32, fields: &[(&str, &str)], content: &str) -> Vec<u8> {
+    let head = frame(HEADERS, END_HEADERS, stream, block(fields));
+    [head, frame(DATA, END_STREAM, stream, content)].concat()
+}
+
+/// How often a rule was found in answers, by action.
+fn found(edge: &Edge, rule: &str, action: &str) -> u64 {
+    let rows = edge.admin_json("/api/findings");
+    let matching = rows.as_array().unwrap().iter().filter(|row| {
+        row["direction"] == "response" && row["rule"] == rule && row["action"] == action
+    });
+    matching.map(|row| row["count"].as_u64().unwrap()).sum()
+}
+
+/// RFC 9112 6.3: to an HTTP/1 client the content would be the next response.
+#[test]
+fn content_behind_a_head_without_content_reaches_nobody() {
+    for fields in [
+        &[(":status", "204")][..],
+        &[(":status", "304")],
+        &[(":status", "304"), ("content-length", "42")],
+    ] {
+        let origin = site(move |stream| head_and_content(stream, fields, EVIL));
+        let edge = edge(&origin);
+        let mut client = edge.connect("a.test");
+        for _ in 0..3 {
+            let answer = client.ask(get("a.test", "/"));
+            assert_eq!(answer.status().to_string(), fields[0].1);
+        }
+        assert_eq!(client.unread(), "");
+        let mut client = open(&edge, "a.test");
+        client.send(get_frame(1, "a.test", "/"));
+        assert_eq!(client.stream_data(1), b"");
+        eventually("each is found", || found(&edge, "body-forbidden", "repair") == 4);
+    }
+}
+
+#[test]
+fn content_of_an_answer_to_head_reaches_nobody() {
+    let fields = [(":status", "200"), ("content-length", "42")];
+    let origin = site(move |stream| head_and_content(stream, &fields, EVIL));
+    let edge = edge(&origin);
+    let mut client = edge.connect("a.test");
+    for _ in 0..3 {
+        client.send("HEAD / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        let head = client.head().expect("a head");
+        assert_eq!((head.status(), head.field("content-length")), (200, Some("42")));
+    }
+    assert_eq!(client.unread(), "");
+    eventually("each is found", || found(&edge, "body-forbidden", "repair") == 3);
+}
+
+/// RFC 9113 8.1: an empty DATA frame ends a stream as well as the head does.
+#[test]
+fn an_empty_frame_that_ends_a_stream_is_no_content() {
+    let origin = site(|stream| head_and_content(stream, &[(":status", "204")], ""));
+    let edge = edge(&origin);
+    let mut client = edge.connect("a.test");
+    for _ in 0..3 {
+        assert_eq!(client.ask(get("a.test", "/")).status(), 204);
+    }
+    assert_eq!(edge.admin_json("/api/findings").as_array().unwrap().len(), 0);
+}
