@@ -24,7 +24,7 @@ pub struct Progress {
     /// Payload bytes received.
     pub received: u64,
     /// What was odd.
-    pub findings: Vec<Finding>,
+    findings: Vec<Finding>,
     bytes_max: Option<u64>,
 }
 
@@ -59,6 +59,11 @@ impl Progress {
     /// All of the body was read.
     pub fn is_complete(&self) -> bool {
         matches!(self.stage, Stage::Complete)
+    }
+
+    /// What was found odd since the last call.
+    pub fn take_findings(&mut self) -> Vec<Finding> {
+        std::mem::take(&mut self.findings)
     }
 
     /// So much is left that may be read and thrown away to keep the connection.

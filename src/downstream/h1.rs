@@ -184,7 +184,17 @@ fn judge<S: Service>(
             let storage = screened.head.into_storage();
             judge(input, service, Judged { scan: Scan::default(), storage, policy: own })
         }
-        Err(refused) => Err(Unread::Refused(refused.reason, Some(refused))),
+        Err(refused) => {
+            let own = refused.host().map(|host| service.policy(Some(host)));
+            match own.filter(|own| !Arc::ptr_eq(own, &policy)) {
+                // It is for the host's site to refuse, not for that of the server name.
+                Some(policy) => {
+                    let (scan, storage) = (Scan::default(), refused.storage);
+                    judge(input, service, Judged { scan, storage, policy })
+                }
+                None => Err(Unread::Refused(refused.reason, Some(refused))),
+            }
+        }
     }
 }
 
@@ -197,6 +207,8 @@ struct Shape {
     is_head: bool,
     expects_continue: bool,
     patience: Duration,
+    /// Where there is a body, which may be read after the request is answered.
+    host: Option<Box<str>>,
 }
 
 async fn exchange<T: Transport, S: Service>(
@@ -206,7 +218,9 @@ async fn exchange<T: Transport, S: Service>(
     since: Instant,
 ) -> Ending {
     let Screened { head, findings } = screened;
+    let has_body = !matches!(head.framing(), Framing::None | Framing::Length(0));
     let shape = Shape {
+        host: has_body.then(|| head.authority().host().into()),
         policy: service.policy(Some(head.authority().host())),
         version: head.version(),
         persistent: head.persistent(),
@@ -214,8 +228,8 @@ async fn exchange<T: Transport, S: Service>(
         expects_continue: head.expects_continue(),
         patience: service.limits().body,
     };
-    let host = head.authority().host();
     {
+        let host = head.authority().host();
         let wire = &mut *wire.borrow_mut();
         wire.reading.disarm();
         wire.body = Progress::begin(head.framing(), service.body_bytes_max(host));
@@ -229,7 +243,11 @@ async fn exchange<T: Transport, S: Service>(
         unless_gone(wire, answer).await
     };
     let Some(answer) = answer else { return Ending::Abort };
-    respond(wire, service, &shape, answer).await
+    let ending = respond(wire, service, &shape, answer).await;
+    if let Some(host) = &shape.host {
+        service.found_late(host, &wire.borrow_mut().body.take_findings());
+    }
+    ending
 }
 
 /// Runs `work` until it is done, or until the client is gone: then the work is dropped.
@@ -298,7 +316,7 @@ async fn respond<T: Transport, S: Service>(
     let written = write_and_flush(wire, &out, shape.patience).await;
     let sent = local.body().len() as u64;
     output_done(out);
-    ticket.note(Direction::Request, &wire.borrow().body.findings);
+    ticket.note(Direction::Request, &wire.borrow_mut().body.take_findings());
     ticket.finish(wire.borrow().body.received, sent, local.refusal);
     match written {
         Ok(()) => settle(wire, shape, close).await,
@@ -359,7 +377,7 @@ where
     output_done(out);
     ticket.note(Direction::Response, &body.take_findings());
     drop(body); // With it goes what is left of the request's body.
-    ticket.note(Direction::Request, &wire.borrow().body.findings);
+    ticket.note(Direction::Request, &wire.borrow_mut().body.take_findings());
     ticket.finish(wire.borrow().body.received, sent, relayed.err());
     match relayed {
         Ok(()) => settle(wire, shape, framed.close).await,

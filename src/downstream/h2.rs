@@ -107,18 +107,31 @@ pub fn serve<T: Transport, S: Service>(
     async move {
         let error = supervise(pin!(connection), &*service, &streams, deadline).await;
         streams.tell_malformed(&*service);
-        if streams.conduct.flooded() || error.is_some_and(|error| is_flood(&error)) {
+        let reason = error.as_ref().and_then(own_reason);
+        if streams.conduct.flooded() || reason == Some(h2::Reason::ENHANCE_YOUR_CALM) {
             service.refused(Refusal::Http2Flood, None);
+        } else if reason.is_some_and(is_malformed) {
+            tell_unseen(&*service);
         }
     }
 }
 
-/// Whether one of h2's own bounds ended the connection.
-fn is_flood(error: &hyper::Error) -> bool {
-    let cause = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| {
-        cause.is_library() && cause.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
-    })
+/// Why h2 itself has ended the connection, where it has.
+fn own_reason(error: &hyper::Error) -> Option<h2::Reason> {
+    let cause = error.source().and_then(|source| source.downcast_ref::<h2::Error>())?;
+    cause.reason().filter(|_| cause.is_library())
+}
+
+/// Some malformed fields (an empty or odd name, a control byte in a value) are errors of the
+/// connection to h2, not of their stream.
+fn is_malformed(reason: h2::Reason) -> bool {
+    matches!(reason, h2::Reason::PROTOCOL_ERROR | h2::Reason::COMPRESSION_ERROR)
+}
+
+/// Tells of a message that h2 has refused by itself; it says no more of it.
+fn tell_unseen<S: Service>(service: &S) {
+    let refused = Refused::unseen(&service.policy(None));
+    service.refused(refused.reason, Some(&refused));
 }
 
 fn builder(policy: &Policy) -> hyper::server::conn::http2::Builder<OnThisThread> {
@@ -226,11 +239,10 @@ async fn supervise<C: Drive, S: Service>(
 }
 
 impl Streams {
-    /// Tells of the messages that h2 has reset by itself; it says no more of them.
+    /// Tells of the messages that h2 has reset.
     fn tell_malformed<S: Service>(&self, service: &S) {
         for _ in 0..self.conduct.take_malformed() {
-            let refused = Refused::unseen(&service.policy(None));
-            service.refused(refused.reason, Some(&refused));
+            tell_unseen(service);
         }
     }
 
@@ -333,12 +345,18 @@ fn screened<S: Service>(
     service: &S,
 ) -> Result<Screened<RequestHead>, Box<Refused>> {
     let policy = service.policy(None);
-    let screened = screen::request_h2(parts, end_stream, &policy, heads::take())?;
-    let own = service.policy(Some(screened.head.authority().host()));
+    let judged = screen::request_h2(parts, end_stream, &policy, heads::take());
+    let host = match &judged {
+        Ok(screened) => Some(screened.head.authority().host()),
+        Err(refused) => refused.host(),
+    };
+    let Some(own) = host.map(|host| service.policy(Some(host))) else { return judged };
     if Arc::ptr_eq(&own, &policy) {
-        return Ok(screened);
+        return judged;
     }
-    screen::request_h2(parts, end_stream, &own, screened.head.into_storage())
+    // The host's site judges by rules of its own: once more, with these.
+    let storage = judged.map_or_else(|refused| refused.storage, |it| it.head.into_storage());
+    screen::request_h2(parts, end_stream, &own, storage)
 }
 
 fn relayed<B, K>(

@@ -65,6 +65,9 @@ pub trait Service: 'static {
     /// Takes note of a request whose head was refused, or never came whole. Returns its id.
     fn refused(&self, refusal: Refusal, refused: Option<&Refused>) -> String;
 
+    /// Takes note of what was odd in the rest of a body whose request was answered already.
+    fn found_late(&self, host: &str, findings: &[Finding]);
+
     /// Answers one request. *Cancel safety*: dropping the future cancels the work upstream and
     /// gives every permit back; the ticket then tells that the client is gone.
     fn answer<B, I>(

@@ -177,7 +177,8 @@ impl Service for Handler {
     fn refused(&self, refusal: Refusal, refused: Option<&Refused>) -> String {
         let live = self.thread.live();
         let request_id = self.thread.request_ids.next();
-        let site = self.server_name().and_then(|name| self.site(&live, name));
+        let host = refused.and_then(Refused::host).or(self.server_name());
+        let site = host.and_then(|name| self.site(&live, name));
         if let Some(refused) = refused {
             let note =
                 Note { request_line: &refused.start_line, upstream: None, request_id: &request_id };
@@ -196,6 +197,15 @@ impl Service for Handler {
         request_id.as_ref().to_owned()
     }
 
+    fn found_late(&self, host: &str, findings: &[Finding]) {
+        if !findings.is_empty() {
+            let live = self.thread.live();
+            let site = self.site(&live, host).map(|(site, _)| &**site);
+            let note = Note { request_line: "", upstream: None, request_id: "" };
+            note.record(&self.thread, site, Direction::Request, findings);
+        }
+    }
+
     async fn answer<B, I>(
         &self,
         request: Request<B>,
@@ -211,17 +221,12 @@ impl Service for Handler {
         let request_id = request_id(&self.thread.request_ids, &head, trusted);
         let mut pending = Pending::new(self.open(since, &request_id), head);
         let (account, head) = pending.parts();
+        self.note_request(&live, head, (&findings, &request_id));
         let reply = match self.route(&live, head) {
             Err(Unrouted::Redirect(location)) => Reply::Redirect(location),
             Err(Unrouted::Refused(refusal)) => account.refuse(refusal),
             Ok(route) => {
                 account.site(&route.site, &route.state);
-                let note = Note {
-                    request_line: &line_if(head, &findings),
-                    upstream: None,
-                    request_id: &request_id,
-                };
-                note.record(&self.thread, Some(&route.site), Direction::Request, &findings);
                 let forwarding = Forwarding {
                     live: &live,
                     route: &route,
@@ -283,6 +288,16 @@ impl Handler {
     fn open(&self, since: tokio::time::Instant, request_id: &Rc<str>) -> Account {
         let active = Active::new(&self.presence);
         Account::open(&self.thread, &self.connection, active, since.into_std(), request_id)
+    }
+
+    /// Takes note of what was odd about a request, for its host's site.
+    fn note_request(&self, live: &Live, head: &RequestHead, (findings, id): (&[Finding], &str)) {
+        if findings.is_empty() {
+            return;
+        }
+        let site = self.site(live, head.authority().host()).map(|(site, _)| &**site);
+        let note = Note { request_line: &line(head), upstream: None, request_id: id };
+        note.record(&self.thread, site, Direction::Request, findings);
     }
 
     /// Which site, or what the edge answers itself.

@@ -98,7 +98,7 @@ impl<'p> Judge<'p> {
 
     /// As `find`, for defects of which a head shows many and one tells all.
     pub(super) fn find_once(&mut self, rule: Rule, bytes: &[u8]) {
-        if self.found & (1 << rule as u64) == 0 {
+        if !self.has_found(rule) {
             self.find(rule, b"", bytes);
         }
     }
@@ -124,6 +124,10 @@ impl<'p> Judge<'p> {
 
     pub(super) fn refused_by(&self) -> Option<Rule> {
         self.refused_by
+    }
+
+    pub(super) fn has_found(&self, rule: Rule) -> bool {
+        self.found & (1 << rule as u64) != 0
     }
 
     pub(super) fn into_findings(self) -> Vec<Finding> {

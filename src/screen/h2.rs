@@ -164,6 +164,11 @@ impl<'a> Pseudo<'a> {
     /// RFC 9113 8.3.1. Puts the canonical request line down.
     fn request_line(&self, section: &mut Section<'_>) -> Option<RequestLine> {
         let judge = &mut section.judge;
+        // First of all: whatever else is wrong, it is this host's site that is told.
+        if let Some(authority) = self.authority.filter(|it| !section.storage.authority.set(it)) {
+            judge.refuse(Rule::Host, b":authority", authority);
+            return None;
+        }
         let (Some(method), Some(scheme), Some(path)) = (self.method, self.scheme, self.path) else {
             let missing: &[u8] = match (self.method, self.scheme) {
                 (None, _) => b":method",
@@ -194,11 +199,7 @@ impl<'a> Pseudo<'a> {
             judge.refuse(Rule::Oversize, b":path", path);
             return None;
         }
-        if let Some(authority) = self.authority {
-            if !section.storage.authority.set(authority) {
-                judge.refuse(Rule::Host, b":authority", authority);
-                return None;
-            }
+        if self.authority.is_some() {
             section.host.named_by_target = Some(port);
         }
         for part in [method, b" ", path, b" HTTP/1.1\r\n"] {

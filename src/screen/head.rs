@@ -30,6 +30,7 @@ impl Storage {
         self.text.clear();
         self.text.shrink_to(TEXT_KEPT_MAX);
         self.fields.clear();
+        self.authority.clear();
         self
     }
 }

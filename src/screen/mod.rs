@@ -99,7 +99,16 @@ impl Refused {
         }
     }
 
-    fn new(section: section::Section<'_>, first_line: &[u8]) -> Box<Refused> {
+    /// The host that the request names, where it was read and nothing about it was odd: its site is
+    /// the one that the request was for.
+    pub fn host(&self) -> Option<&str> {
+        Some(self.storage.authority.host()).filter(|host| !host.is_empty())
+    }
+
+    fn new(mut section: section::Section<'_>, first_line: &[u8]) -> Box<Refused> {
+        if section.judge.has_found(Rule::Host) {
+            section.storage.authority.clear();
+        }
         let reason = match (section.judge.direction(), section.judge.refused_by()) {
             (Direction::Request, Some(Rule::Oversize)) => Refusal::HeadTooLarge,
             (Direction::Request, _) => Refusal::HeadMalformed,

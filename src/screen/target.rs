@@ -29,9 +29,14 @@ impl Authority {
         self.port
     }
 
+    pub(super) fn clear(&mut self) {
+        self.host.clear();
+        self.port = None;
+    }
+
     /// Takes `host[:port]` in place of what it held; `false` where it is none.
     pub(super) fn set(&mut self, bytes: &[u8]) -> bool {
-        self.host.clear();
+        self.clear();
         let Some((host, port)) = split(bytes) else { return false };
         self.port = port;
         if let Some(literal) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {

@@ -9,6 +9,7 @@ mod support;
 
 mod admission;
 mod alarms;
+mod blame;
 mod bodies;
 mod broken_certificate;
 mod browser;
