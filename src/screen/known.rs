@@ -232,7 +232,8 @@ pub(super) fn imitated_framing(bytes: &[u8]) -> Option<&'static str> {
 pub(super) fn is_shadow(name: &[u8]) -> bool {
     let hyphens: Vec<u8> = name.iter().map(|b| if *b == b'_' { b'-' } else { *b }).collect();
     let known = lookup(&hyphens);
-    known.is(HOP | GUARD | FORWARDING) || matches!(known.role, Role::Expect | Role::RequestId)
+    known.is(HOP | GUARD | FORWARDING | RESERVED)
+        || matches!(known.role, Role::Expect | Role::RequestId)
 }
 
 #[cfg(test)]
@@ -268,6 +269,9 @@ mod tests {
         for name in ["x_forwarded_for", "content_length", "transfer-encoding_", "x_real-ip", "host"]
         {
             assert_eq!(is_shadow(name.as_bytes()), name != "transfer-encoding_", "{name}");
+        }
+        for name in ["remote_user", "remote_addr", "redirect_status"] {
+            assert!(is_shadow(name.as_bytes()), "{name}");
         }
         assert!(!is_shadow(b"my_header"));
     }
