@@ -53,6 +53,8 @@ pub(super) struct Section<'p> {
     /// Whether any field stood that only `connection` understands.
     pub has_connection_fields: bool,
     pub has_cookie_crumbs: bool,
+    /// Bytes of the Cookie lines so far as they will stand joined, the separator behind them too.
+    cookie_bytes: usize,
 }
 
 /// What is known of the authority so far.
@@ -79,6 +81,7 @@ impl<'p> Section<'p> {
             host: HostSight::default(),
             has_connection_fields: false,
             has_cookie_crumbs: false,
+            cookie_bytes: 0,
         }
     }
 
@@ -171,7 +174,9 @@ impl<'p> Section<'p> {
     fn fits(&mut self, known: &Known, start: usize, name: &[u8], value: &[u8]) -> bool {
         let policy = self.judge.policy();
         let line = name.len() + value.len();
-        let fits = line <= FIELD_BYTES_MAX
+        // Cookies are joined: what counts is the one field they become.
+        let joined = if known.role == Role::Cookie { self.cookie_bytes } else { 0 };
+        let fits = line + joined <= FIELD_BYTES_MAX
             && self.storage.fields.len() < policy.fields_max()
             && start + line + 4 <= policy.head_bytes_max();
         if !fits && known.is(known::GUARD) {
@@ -229,6 +234,9 @@ impl<'p> Section<'p> {
             Role::ContentType => self.syntax(Rule::ContentTypeInvalid, known, value, is_media_type),
             Role::Cookie => {
                 self.has_cookie_crumbs |= repeated;
+                if !value.is_empty() {
+                    self.cookie_bytes += value.len() + "; ".len();
+                }
                 Fate::Kept
             }
             Role::Date => self.syntax(Rule::DateInvalid, known, value, is_date),
