@@ -92,7 +92,7 @@ pub struct PolicySpec {
     pub head_bytes_max: usize,
     /// Field lines of a head.
     pub fields_max: usize,
-    /// Single rules, both directions; later entries win.
+    /// Single rules; later entries win. Each holds for the directions in which the rule allows it.
     pub rules: Vec<(Rule, Action)>,
     /// The edition of the rules.
     pub rules_version: RulesVersion,
@@ -164,7 +164,7 @@ impl Policy {
     /// Resolves what the configuration says.
     ///
     /// # Errors
-    /// Every override that would be laxer than its rule allows.
+    /// Every override that would be laxer than its rule allows in any direction.
     pub fn new(spec: &PolicySpec) -> Result<Policy, Vec<LaxerThanAllowed>> {
         // One edition so far: the match makes the next one say which table it takes.
         match spec.rules_version {
@@ -238,11 +238,17 @@ impl Default for Policy {
     }
 }
 
-fn too_lax(rule: Rule, asked: Action) -> impl Iterator<Item = LaxerThanAllowed> {
-    Direction::ALL.into_iter().filter_map(move |direction| {
-        let least = rule.least_action(direction)?;
-        (asked < least).then_some(LaxerThanAllowed { rule, direction, asked, least })
-    })
+/// Nothing where the rule allows the action in one direction: there it holds, in the other it does
+/// not concern.
+fn too_lax(rule: Rule, asked: Action) -> Vec<LaxerThanAllowed> {
+    let least = |direction| Some((direction, rule.least_action(direction)?));
+    let directions = || Direction::ALL.into_iter().filter_map(least);
+    if directions().any(|(_, least)| asked >= least) {
+        return Vec::new();
+    }
+    directions()
+        .map(|(direction, least)| LaxerThanAllowed { rule, direction, asked, least })
+        .collect()
 }
 
 fn actions(requests: Profile, responses: Profile, overrides: &[(Rule, Action)]) -> Actions {
@@ -252,7 +258,9 @@ fn actions(requests: Profile, responses: Profile, overrides: &[(Rule, Action)]) 
             actions[direction as usize][rule as usize] = profile.action(rule, direction);
         }
         for (rule, action) in overrides {
-            actions[direction as usize][*rule as usize] = *action;
+            if rule.least_action(direction).is_some_and(|least| *action >= least) {
+                actions[direction as usize][*rule as usize] = *action;
+            }
         }
     }
     actions
@@ -282,13 +290,41 @@ mod tests {
     #[test]
     fn every_override_that_is_too_lax_is_named() {
         let refused =
-            with(&[(Rule::FieldNameTrailingSpace, Action::Repair), (Rule::Host, Action::Note)])
+            with(&[(Rule::FieldNameTrailingSpace, Action::Note), (Rule::Host, Action::Note)])
                 .unwrap_err();
         let named: Vec<_> = refused.iter().map(|one| (one.rule, one.direction)).collect();
         assert_eq!(
             named,
-            [(Rule::FieldNameTrailingSpace, Direction::Request), (Rule::Host, Direction::Request)]
+            [
+                (Rule::FieldNameTrailingSpace, Direction::Request),
+                (Rule::FieldNameTrailingSpace, Direction::Response),
+                (Rule::Host, Direction::Request)
+            ]
         );
+    }
+
+    /// So one rule can be exempted from a strict profile for responses, though requests must refuse.
+    #[test]
+    fn an_override_holds_for_the_directions_that_allow_it() {
+        for rule in [
+            Rule::FieldNameTrailingSpace,
+            Rule::LeadingFold,
+            Rule::BodyForbidden,
+            Rule::ShadowedField,
+        ] {
+            let spec = PolicySpec {
+                requests: Profile::Reject,
+                responses: Profile::Reject,
+                shadow: Some(Profile::Reject),
+                rules: vec![(rule, rule.least_action(Direction::Response).unwrap())],
+                ..PolicySpec::default()
+            };
+            let policy = Policy::new(&spec).unwrap();
+            assert_eq!(policy.action(rule, Direction::Request), Action::Refuse, "{rule}");
+            assert!(policy.action(rule, Direction::Response) < Action::Refuse, "{rule}");
+            assert!(policy.shadow_refuses(rule, Direction::Request), "{rule}");
+            assert!(!policy.shadow_refuses(rule, Direction::Response), "{rule}");
+        }
     }
 
     #[test]
