@@ -91,7 +91,7 @@ impl View for MadeUp {
                 url: format!("http://127.0.0.1:{port}"),
                 state: if is_down { "ejected" } else { "up" }.into(),
                 in_flight: 2,
-                latency_ms: 3.4,
+                latency_ms: Some(3.4),
                 backup: port == 8_002,
                 last_failure: is_down.then(|| "connection refused".into()),
             };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::accesslog::AccessLogState;
-use crate::alarms::Standing;
+use crate::alarms::{AwaitingSite, Standing};
 use crate::config::report::Report;
 use crate::metrics::{FindingCount, ListenerGauge, SiteSummary, UpstreamGauges};
 use crate::problem::Problem;
@@ -55,6 +55,8 @@ pub struct Gathered {
     pub handshake_queue: QueueNow,
     /// The request queues in which something waits, by site.
     pub request_queues: Vec<(String, QueueNow)>,
+    /// Sites that wait for their endpoints.
+    pub awaiting: Vec<AwaitingSite>,
     /// `queues.request_depth`, shown while no request waits anywhere.
     pub request_depth: u64,
     /// `queues.age_alarm`.
@@ -318,8 +320,8 @@ pub struct EndpointRow {
     pub state: String,
     /// Requests there now.
     pub in_flight: u64,
-    /// The latency that balancing goes by.
-    pub latency_ms: f64,
+    /// Its latency as its last answers had it; absent before the first.
+    pub latency_ms: Option<f64>,
     /// Used only while no other can be.
     pub backup: bool,
     /// The last failure, where there was one.

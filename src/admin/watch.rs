@@ -266,6 +266,7 @@ fn sample(gathered: &Gathered, totals: &Totals, process: &ProcessSample) -> Samp
         accept_queues: accept.collect(),
         overflows: gathered.overflows_own,
         queues,
+        awaiting: gathered.awaiting.clone(),
         age_alarm: gathered.age_alarm,
         connections: gathered.connections,
         handshakes_refused: totals.queue_refused(QueueName::Handshake),

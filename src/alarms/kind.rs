@@ -15,7 +15,7 @@ pub enum Alarm {
     AcceptOverflow,
     /// The oldest entry of a queue is older than `queues.age_alarm`.
     QueueAge,
-    /// A queue has entries and let none out for ten seconds.
+    /// A queue has entries and let none out for ten seconds, or a site's endpoints answer nothing.
     QueueStalled,
     /// Handshakes are refused because their queue is full or they waited too long.
     HandshakesRefused,
@@ -167,7 +167,7 @@ impl Alarm {
                 "the kernel dropped new connections: visitors see a slow start or a time-out"
             }
             Alarm::QueueAge => "visitors wait this long before anything happens for them",
-            Alarm::QueueStalled => "nothing moves: everybody in this queue waits for nothing",
+            Alarm::QueueStalled => "nothing moves: everybody there waits for nothing",
             Alarm::HandshakesRefused => {
                 "some new connections are reset at once; established ones are not touched"
             }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 pub use kind::{Alarm, Urgency};
-pub use sample::{AcceptQueue, AccessLogHealth, QueueSample, Sample};
+pub use sample::{AcceptQueue, AccessLogHealth, AwaitingSite, QueueSample, Sample};
 
 use sample::{Condition, Memory, conditions};
 

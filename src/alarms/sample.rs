@@ -8,6 +8,10 @@ use super::{Alarm, readable};
 /// A queue that let nothing out for this long stands still.
 const STALL: Duration = Duration::from_secs(10);
 
+/// A site whose endpoints are waited for and answer nothing for so long is silent: short enough that
+/// the alarm stands ten seconds after a server fell silent.
+const SILENCE: Duration = Duration::from_secs(8);
+
 /// Refusals are judged over this window.
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -30,6 +34,8 @@ pub struct Sample {
     pub overflows: u64,
     /// The handshake queue, and each site's request queue in which something waits.
     pub queues: Vec<QueueSample>,
+    /// Sites that wait for their endpoints.
+    pub awaiting: Vec<AwaitingSite>,
     /// `queues.age_alarm`.
     pub age_alarm: Duration,
     /// Handshakes that the queue refused or gave up.
@@ -86,6 +92,17 @@ pub struct QueueSample {
     pub admitted: u64,
 }
 
+/// A site whose endpoints are waited for.
+#[derive(Clone, Debug)]
+pub struct AwaitingSite {
+    /// Its name.
+    pub site: String,
+    /// Requests that were sent and not answered.
+    pub awaited: u64,
+    /// When any of its endpoints last answered.
+    pub answered: Option<Instant>,
+}
+
 /// How the access log does.
 #[derive(Clone, Debug, Default)]
 pub struct AccessLogHealth {
@@ -110,6 +127,8 @@ pub(super) struct Memory {
     dropped: Option<u64>,
     /// Queues with entries, what they had let out when that last changed, and when that was.
     moved: BTreeMap<(&'static str, Option<String>), (u64, Instant)>,
+    /// Sites that are waited for, when they last answered, and since when that is so.
+    silent: BTreeMap<String, (Option<Instant>, Instant)>,
     refusals: VecDeque<(Instant, u64, u64)>,
 }
 
@@ -123,6 +142,7 @@ pub(super) fn conditions(
     let mut found = Vec::new();
     accept(&mut found, memory, sample);
     queues(&mut found, memory, now, sample);
+    silence(&mut found, memory, now, sample);
     refusals(&mut found, memory, now, sample);
     for (site, failure) in &sample.sites_down {
         let detail = format!("no endpoint can be used; last failure: {failure}");
@@ -182,6 +202,27 @@ fn queues(found: &mut Vec<Condition>, memory: &mut Memory, now: Instant, sample:
         moved.insert(key, (queue.admitted, since));
     }
     memory.moved = moved;
+}
+
+/// A server that takes requests and answers none is told before its site's queue fills: the limit
+/// in flight may be far away.
+fn silence(found: &mut Vec<Condition>, memory: &mut Memory, now: Instant, sample: &Sample) {
+    let mut silent = BTreeMap::new();
+    for AwaitingSite { site, awaited, answered } in &sample.awaiting {
+        let known = memory.silent.get(site).filter(|(before, _)| before == answered);
+        let since = known.map_or(now, |(_, since)| *since);
+        silent.insert(site.clone(), (*answered, since));
+        let is_told = |other: &Condition| {
+            other.alarm == Alarm::QueueStalled && other.site.as_ref() == Some(site)
+        };
+        if now.duration_since(since) >= SILENCE && !found.iter().any(is_told) {
+            let still = readable(now.duration_since(since));
+            let wait = if *awaited == 1 { "request waits" } else { "requests wait" };
+            let detail = format!("{awaited} {wait} for an answer, none came for {still}");
+            found.push(about_site(Alarm::QueueStalled, site, site, detail));
+        }
+    }
+    memory.silent = silent;
 }
 
 fn refusals(found: &mut Vec<Condition>, memory: &mut Memory, now: Instant, sample: &Sample) {

@@ -106,6 +106,38 @@ fn a_queue_that_lets_nothing_out_for_ten_seconds_stands_still() {
 }
 
 #[test]
+fn a_site_whose_server_answers_nobody_for_ten_seconds_is_told() {
+    let mut edge = Edge::new();
+    let begun = edge.start;
+    let silent = |awaited, answered| Sample {
+        awaiting: vec![AwaitingSite { site: "shop".into(), awaited, answered }],
+        ..calm()
+    };
+    for second in 0..20 {
+        let answered = Some(begun + Duration::from_secs(second));
+        assert!(edge.tick(&silent(2, answered)).is_empty(), "it answers now and then");
+    }
+    let last = Some(begun + Duration::from_secs(19));
+    for _ in 0..7 {
+        assert!(edge.tick(&silent(3, last)).is_empty());
+    }
+    assert_eq!(edge.tick(&silent(3, last)), ["+queue-stalled shop"]);
+    let standing = edge.alarms.standing().remove(0);
+    assert_eq!(standing.detail, "3 requests wait for an answer, none came for 8 s");
+    assert_eq!(standing.site.as_deref(), Some("shop"));
+    // Where its queue stands as well, it is told once.
+    let queues = vec![queue(Some("shop"), 5, 0, 0)];
+    for _ in 0..20 {
+        assert!(edge.tick(&Sample { queues: queues.clone(), ..silent(3, last) }).is_empty());
+    }
+    assert_eq!(edge.alarms.standing().len(), 1);
+    for _ in 0..9 {
+        assert!(edge.tick(&calm()).is_empty());
+    }
+    assert_eq!(edge.tick(&calm()), ["-queue-stalled shop"]);
+}
+
+#[test]
 fn a_few_refusals_are_no_alarm_but_a_burst_is() {
     let with = |handshakes_refused| Sample { handshakes_refused, ..calm() };
     let mut edge = Edge::new();

@@ -19,7 +19,7 @@ use crate::metrics::UpstreamResult;
 use crate::refusal::{Refusal, Side};
 use crate::screen::{Direction, Finding, RequestHead, Version};
 use crate::sites::{Site, TlsVersion};
-use crate::upstream::{Endpoint, Failure, Response};
+use crate::upstream::{Endpoint, Failure, Response, Sent};
 
 /// One request's account.
 pub struct Account {
@@ -31,13 +31,29 @@ pub struct Account {
     head: Option<RequestHead>,
     permit: Option<Permit>,
     place: Option<Hold>,
-    queue: Duration,
+    queue: Wait,
     upstream: Duration,
+    sent: Sent,
     endpoint: Option<Arc<Endpoint>>,
     status: u16,
     refusal: Option<Refusal>,
     closed: bool,
     _active: Active,
+}
+
+/// A request's time in its site's queue.
+enum Wait {
+    Since(Instant),
+    Over(Duration),
+}
+
+impl Wait {
+    fn so_far(&self) -> Duration {
+        match self {
+            Wait::Since(begun) => begun.elapsed(),
+            Wait::Over(waited) => *waited,
+        }
+    }
 }
 
 impl Account {
@@ -58,8 +74,9 @@ impl Account {
             head: None,
             permit: None,
             place: None,
-            queue: Duration::ZERO,
+            queue: Wait::Over(Duration::ZERO),
             upstream: Duration::ZERO,
+            sent: Sent::default(),
             endpoint: None,
             status: 0,
             refusal: None,
@@ -88,16 +105,32 @@ impl Account {
         self.place = place;
     }
 
-    /// The request may go to an endpoint, after waiting so long for its turn.
-    pub fn admitted(&mut self, permit: Permit, waited: Duration) {
+    /// The request waits for its turn.
+    pub fn waits(&mut self, begun: Instant) {
+        self.queue = Wait::Since(begun);
+    }
+
+    /// Its turn has come, or will not: how long it waited.
+    pub fn has_waited(&mut self) -> Duration {
+        let waited = self.queue.so_far();
+        self.queue = Wait::Over(waited);
+        waited
+    }
+
+    /// The request may go to an endpoint.
+    pub fn admitted(&mut self, permit: Permit) {
         self.permit = Some(permit);
-        self.queue = waited;
+    }
+
+    /// Where it is written to whom the request goes.
+    pub fn sent(&self) -> &Sent {
+        &self.sent
     }
 
     /// An endpoint has answered.
     pub fn answered(&mut self, response: &Response) {
         self.upstream = response.latency;
-        self.endpoint = Some(response.endpoint.clone());
+        self.endpoint = self.sent.take().map(|(endpoint, _)| endpoint);
         self.status = response.head.status();
         self.count_attempts(response.retries, UpstreamResult::Answered);
     }
@@ -105,6 +138,8 @@ impl Account {
     /// No endpoint has answered.
     pub fn upstream_failed(&mut self, failure: &Failure) {
         let refusal = failure.refusal;
+        self.unanswered();
+        // Of those that could not be reached nothing was written.
         self.endpoint.clone_from(&failure.endpoint);
         if let Some(permit) = self.permit.take() {
             match refusal.side() {
@@ -119,6 +154,14 @@ impl Account {
         };
         if refusal.side() == Side::Upstream {
             self.count_attempts(failure.retries, result);
+        }
+    }
+
+    /// Nobody waits any more for the answer of the endpoint it was sent to.
+    fn unanswered(&mut self) {
+        if let Some((endpoint, sent)) = self.sent.take() {
+            self.upstream = sent.elapsed();
+            self.endpoint = Some(endpoint);
         }
     }
 
@@ -145,6 +188,7 @@ impl Account {
             return;
         }
         self.refusal = self.refusal.or(cut);
+        self.unanswered();
         if self.status == 0 {
             self.status = self.refusal.and_then(Refusal::status).unwrap_or(308);
         } else if cut.is_some_and(|cut| cut.side() == Side::Downstream) {
@@ -214,7 +258,7 @@ impl Account {
             status: self.status,
             bytes_in,
             bytes_out,
-            queue: self.queue,
+            queue: self.queue.so_far(),
             upstream: self.upstream,
             total,
             tls_version,

@@ -378,6 +378,7 @@ impl Handler {
                 body: timeouts.body,
             },
             hold_until: (account.since() + live.snapshot.queues.request_deadline).into(),
+            sent: account.sent(),
         };
         let client = &self.thread.client;
         let sent = client.send(&route.state.upstream, outgoing, body, interim).await;
@@ -398,14 +399,14 @@ impl Handler {
             Some(permit) => (permit, Duration::ZERO),
             None => {
                 let begun = Instant::now();
+                account.waits(begun);
                 let entered = gate.enter(class, account.since()).await;
-                let permit =
-                    entered.inspect_err(|why| metrics.refused(QueueName::Request, *why))?;
-                (permit, begun.elapsed())
+                let waited = account.has_waited();
+                (entered.inspect_err(|why| metrics.refused(QueueName::Request, *why))?, waited)
             }
         };
         metrics.queue_wait(QueueName::Request, waited);
-        account.admitted(permit, waited);
+        account.admitted(permit);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use crate::admin::{
 };
 use crate::admission::QueueState;
 use crate::certs::CertStore;
+use crate::alarms::AwaitingSite;
 use crate::config::machine::this_machine;
 use crate::config::report::Report;
 use crate::findings;
@@ -162,6 +163,7 @@ impl View for Told {
                 totals.queue_admitted(QueueName::Handshake),
             ),
             request_queues: walk.waiting,
+            awaiting: walk.awaiting,
             request_depth: live.snapshot.queues.request_depth as u64,
             age_alarm: live.snapshot.queues.age_alarm,
             connections: (
@@ -271,6 +273,7 @@ fn queue_now(state: &QueueState, admitted: u64) -> QueueNow {
 struct Walk {
     /// Request queues in which something waits.
     waiting: Vec<(String, QueueNow)>,
+    awaiting: Vec<AwaitingSite>,
     upstreams: UpstreamGauges,
     /// Sites whose every endpoint fails, and why.
     down: Vec<(String, String)>,
@@ -313,8 +316,14 @@ fn walk(live: &Live) -> Walk {
             let queue = queue_now(&state.gate.state(), state.gate.granted());
             walk.waiting.push((site.id.to_string(), queue));
         }
+        let awaited = sums.awaited;
         if state.upstream.add_to(&mut sums) > 0 {
             walk.ailing(site, &state.upstream.endpoints());
+        }
+        if sums.awaited > awaited {
+            let answered = state.upstream.last_answer().map(tokio::time::Instant::into_std);
+            let (site, awaited) = (site.id.to_string(), sums.awaited - awaited);
+            walk.awaiting.push(AwaitingSite { site, awaited, answered });
         }
     }
     let gauges = &mut walk.upstreams;
@@ -397,7 +406,7 @@ fn endpoint_row(endpoint: EndpointSummary) -> EndpointRow {
     EndpointRow {
         state: endpoint.standing.label().to_owned(),
         in_flight: endpoint.in_flight.into(),
-        latency_ms: endpoint.latency_seconds * 1_000.0,
+        latency_ms: endpoint.latency_seconds.map(|seconds| seconds * 1_000.0),
         backup: endpoint.backup,
         last_failure: endpoint.last_failure,
         url: endpoint.url,

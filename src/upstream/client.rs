@@ -225,7 +225,8 @@ impl Client {
         };
         let mut exchange = Exchange::new(self.clone(), connection, load, request);
         let source = body.as_mut().expect("only an attempt that succeeds takes the body");
-        endpoint.sending();
+        request.sent.set(&endpoint, sent);
+        let _awaited = endpoint.sending();
         match exchange.answer(request, source, interim).await {
             Ok(screened) => {
                 let now = Instant::now();

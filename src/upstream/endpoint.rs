@@ -43,6 +43,8 @@ pub struct Endpoint {
     /// The atomics' times count from here.
     epoch: Instant,
     in_flight: AtomicU32,
+    /// Of these, requests whose response head has not come.
+    awaited: AtomicU32,
     connections: AtomicU32,
     /// Microseconds in the lower half; the millisecond they were measured at in the upper.
     latency: AtomicU64,
@@ -81,8 +83,8 @@ pub struct EndpointSummary {
     pub in_flight: u32,
     /// Open connections to it, idle ones included.
     pub connections: u32,
-    /// The estimate that balancing goes by.
-    pub latency_seconds: f64,
+    /// The estimate of its latency as its last answer left it; absent before the first.
+    pub latency_seconds: Option<f64>,
     /// Failures in a row.
     pub failures_in_a_row: u32,
     /// Seconds until an ejection ends; absent where none lasts.
@@ -110,6 +112,8 @@ pub struct EndpointSums {
     pub blemished: u64,
     /// Requests they are working on.
     pub in_flight: u64,
+    /// Of these, requests whose response head has not come.
+    pub awaited: u64,
     /// Open connections that carry no request.
     pub idle: u64,
     /// Connections made since the start.
@@ -128,6 +132,7 @@ impl Endpoint {
             verifier: ArcSwapOption::empty(),
             epoch: now,
             in_flight: AtomicU32::new(0),
+            awaited: AtomicU32::new(0),
             connections: AtomicU32::new(0),
             latency: AtomicU64::new(0),
             health: Mutex::default(),
@@ -238,9 +243,20 @@ impl Endpoint {
         self.publish(&health);
     }
 
-    /// A request is about to be sent.
-    pub(super) fn sending(&self) {
+    /// A request is about to be sent; its answer is awaited until the value is dropped.
+    pub(super) fn sending(&self) -> Awaited<'_> {
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
+        self.awaited.fetch_add(1, Ordering::Relaxed);
+        Awaited(&self.awaited)
+    }
+
+    /// When it last answered, and the estimate of its latency then, which time does not let fall.
+    pub(super) fn last_answer(&self) -> Option<(Instant, Duration)> {
+        let (micros, at) = match self.latency.load(Ordering::Relaxed) {
+            0 => return None,
+            packed => unpack(packed),
+        };
+        Some((self.epoch + Duration::from_millis(at), Duration::from_micros(micros)))
     }
 
     pub(super) fn summary(&self, weight: u32, backup: bool, now: Instant) -> EndpointSummary {
@@ -253,7 +269,7 @@ impl Endpoint {
             standing: health.standing(now),
             in_flight: self.in_flight(),
             connections: self.connections.load(Ordering::Relaxed),
-            latency_seconds: self.latency(now).as_secs_f64(),
+            latency_seconds: self.last_answer().map(|(_, latency)| latency.as_secs_f64()),
             failures_in_a_row: health.failures(),
             ejected_for_seconds: health
                 .ejected_until()
@@ -275,6 +291,7 @@ impl Endpoint {
         let is_up = self.standing.load(Ordering::Relaxed) == 0;
         sums.blemished += u64::from(!is_up || self.blemished.load(Ordering::Relaxed));
         sums.in_flight += u64::from(in_flight);
+        sums.awaited += u64::from(self.awaited.load(Ordering::Relaxed));
         sums.idle += u64::from(connections.saturating_sub(in_flight));
         sums.connections_total += self.counts.connections.load(Ordering::Relaxed);
         sums.connect_failures_total += self.counts.connect_failures.load(Ordering::Relaxed);
@@ -351,6 +368,15 @@ impl Drop for Load {
     }
 }
 
+/// A request whose response head is awaited; counted off when dropped.
+pub(super) struct Awaited<'a>(&'a AtomicU32);
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// One open connection to an endpoint; counted off when dropped.
 #[derive(Debug)]
 pub(super) struct Counted(Arc<Endpoint>);
@@ -416,6 +442,9 @@ mod tests {
         endpoint.answered(64 * MS, now);
         assert_eq!(endpoint.latency(now + Duration::from_secs(10)), 16 * MS);
         assert_eq!(endpoint.latency(now + Duration::from_secs(3_600)), Duration::ZERO);
+        let shown = endpoint.summary(1, false, now + Duration::from_secs(3_600)).latency_seconds;
+        assert_eq!(shown, Some(0.064), "what is shown is what was measured last");
+        assert_eq!(endpoint.last_answer().map(|(at, _)| at), Some(now));
     }
 
     #[test]
@@ -451,5 +480,19 @@ mod tests {
         assert_eq!(endpoint.in_flight(), 2);
         drop(loads);
         assert_eq!(endpoint.in_flight(), 0);
+    }
+
+    #[test]
+    fn an_answer_is_awaited_until_it_comes_or_nobody_waits() {
+        let endpoint = endpoint(Instant::now());
+        let awaited = || {
+            let mut sums = EndpointSums::default();
+            endpoint.add_to(&mut sums);
+            sums.awaited
+        };
+        let waits = endpoint.sending();
+        assert_eq!((awaited(), endpoint.last_answer()), (1, None));
+        drop(waits);
+        assert_eq!(awaited(), 0);
     }
 }

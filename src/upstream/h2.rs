@@ -173,7 +173,8 @@ where
     let deadline = client.deadline();
     let mut patience = Patience::new(request.timeouts);
     let sent = Instant::now();
-    endpoint.sending();
+    request.sent.set(&endpoint, sent);
+    let _awaited = endpoint.sending();
     let mut answer = pin!(stream.0.sender.clone().try_send_request(head.map(|()| upload)));
     let answered = poll_fn(|cx| {
         match pump.poll(cx, source, &mut patience) {

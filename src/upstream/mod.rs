@@ -28,6 +28,7 @@ pub mod pool;
 pub mod probe;
 pub mod retry;
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -85,6 +86,23 @@ pub struct Outgoing<'a> {
     pub timeouts: Timeouts,
     /// Until when the request waits while no endpoint can be connected.
     pub hold_until: Instant,
+    /// Where it is written to whom the request goes: known too where nobody waits for the answer.
+    pub sent: &'a Sent,
+}
+
+/// To which endpoint a request was sent last, and when.
+#[derive(Default)]
+pub struct Sent(RefCell<Option<(Arc<Endpoint>, Instant)>>);
+
+impl Sent {
+    fn set(&self, endpoint: &Arc<Endpoint>, at: Instant) {
+        *self.0.borrow_mut() = Some((endpoint.clone(), at));
+    }
+
+    /// Takes the endpoint and the time out.
+    pub fn take(&mut self) -> Option<(Arc<Endpoint>, Instant)> {
+        self.0.get_mut().take()
+    }
 }
 
 /// How long an endpoint is waited for.
@@ -188,6 +206,11 @@ impl Upstream {
         let before = sums.blemished;
         self.slots.iter().for_each(|slot| slot.endpoint.add_to(sums));
         sums.blemished - before
+    }
+
+    /// When any endpoint last answered.
+    pub fn last_answer(&self) -> Option<Instant> {
+        self.slots.iter().filter_map(|slot| Some(slot.endpoint.last_answer()?.0)).max()
     }
 
     /// Retries that the budget granted and denied.

@@ -61,6 +61,8 @@ fn a_request_that_waits_past_its_deadline_is_a_503() {
     eventually("the first is at the site", || origin.accepted() == 1);
     let refused = edge.get("a.test", "/second");
     assert_eq!((refused.status(), refused.refused()), (503, Some("request-deadline")));
+    let line = edge.logged("the refusal", |line| line["url.path"] == "/second");
+    assert!(line["sluss.queue.duration"].as_f64().unwrap() >= 0.3, "it has waited: {line}");
     release.send(()).unwrap();
     assert_eq!(first.response().text(), "served");
 }

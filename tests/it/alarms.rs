@@ -140,6 +140,38 @@ fn a_server_that_is_stopped_is_told_until_it_goes_on() {
     cleared(&edge, "upstreams-down");
 }
 
+/// Nobody fails meanwhile, and no queue is full: three visitors wait within the usual bounds in time.
+#[test]
+fn a_server_that_falls_silent_is_told_before_anything_fails() {
+    let server = Edge::before(site().url());
+    let usual = Setup::default().site("a.test", format!("http://{}", server.http[0]));
+    let edge = usual.set("timeouts.connect", r#""2s""#).start();
+    assert_eq!(edge.get("a.test", "/").status(), 308);
+    server.signal(Signal::STOP);
+    let waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let mut client = edge.connect("a.test");
+            client.send(get("a.test", "/slow"));
+            client
+        })
+        .collect();
+    raised(&edge, "queue-stalled");
+    let status = edge.admin_json("/api/status");
+    let standing = &status["alarms"][0];
+    assert_eq!(
+        (&standing["alarm"], &standing["site"]),
+        (&"queue-stalled".into(), &"a.test".into())
+    );
+    // Whoever leaves was at that endpoint all the time: the log says so.
+    drop(waiting);
+    let line = edge.logged("a visitor who left", |line| line["url.path"] == "/slow");
+    assert_eq!(line["http.response.status_code"], 499);
+    assert!(line["sluss.endpoint"].as_str().unwrap().starts_with("http://"), "{line}");
+    assert!(line["sluss.upstream.duration"].as_f64().unwrap() > 1.0, "{line}");
+    server.signal(Signal::CONT);
+    cleared(&edge, "queue-stalled");
+}
+
 /// Scarce resources and lost lines stand for a minute: all of them at one time.
 #[test]
 fn resources_near_their_bound_and_lost_log_lines_are_told() {

@@ -194,6 +194,9 @@ fn a_site_that_does_not_answer_is_a_504_and_its_connection_is_closed() {
     let edge = with(&origin, "timeouts.response");
     let response = edge.get("a.test", "/");
     assert_eq!((response.status(), response.refused()), (504, Some("upstream-timeout")));
+    let line = edge.logged("the time-out", |line| line["http.response.status_code"] == 504);
+    assert!(line["sluss.upstream.duration"].as_f64().unwrap() > 0.0, "{line}");
+    assert_eq!(line["sluss.endpoint"], origin.url());
     eventually("the site is told", || origin.ended() == 1);
 }
 

@@ -294,7 +294,7 @@ fn site_lines(site: Option<&SiteRow>) -> Vec<Line<'_>> {
             endpoint.url,
             endpoint.state,
             endpoint.in_flight,
-            milliseconds(endpoint.latency_ms)
+            endpoint.latency_ms.map_or("no answer yet".into(), milliseconds)
         );
         lines.push(named("endpoint", text));
     }

@@ -108,6 +108,7 @@ impl Edge {
             policy: &self.policy,
             timeouts: self.timeouts,
             hold_until: Instant::now() + self.hold,
+            sent: &Sent::default(),
         };
         let interim = async |head: ResponseHead| {
             self.interims.borrow_mut().push(head.status());
