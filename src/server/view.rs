@@ -13,8 +13,8 @@ use crate::admin::{
     Reloading, Serving, SiteRow, View,
 };
 use crate::admission::QueueState;
-use crate::certs::CertStore;
 use crate::alarms::AwaitingSite;
+use crate::certs::CertStore;
 use crate::config::machine::this_machine;
 use crate::config::report::Report;
 use crate::findings;
