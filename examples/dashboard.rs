@@ -46,7 +46,8 @@ impl MadeUp {
         changes.sites.changed = vec!["site-00003".into()];
         let generation = self.generation.load(Relaxed);
         let kept = vec!["certificate b.example".into()];
-        Report { result, generation, seconds: 0.21, changes, kept, problems: Vec::new() }
+        let (absent, problems) = (Vec::new(), Vec::new());
+        Report { result, generation, seconds: 0.21, changes, kept, absent, problems }
     }
 }
 

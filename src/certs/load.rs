@@ -104,7 +104,7 @@ fn load_here(settings: &CertSettings, previous: Option<&CertStore>, now: i64) ->
     interner.prune();
     found.finish(settings, now, |catalogue, absent| CertStore {
         directory: settings.directory.clone(),
-        configs: Configs::new(&catalogue, tickets, authorities),
+        configs: Configs::new(&catalogue, (tickets, settings.tickets), authorities),
         catalogue,
         interner,
         absent,

@@ -49,12 +49,14 @@ use chain::Interner;
 use server_config::Configs;
 
 /// Where certificates and what belongs to them are.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct CertSettings {
     /// The folder of certificates.
     pub directory: PathBuf,
     /// The certificate for clients that send no name or an unknown one; `None` refuses them.
     pub default: Option<String>,
+    /// Session tickets for each handshake of TLS 1.3; 0 resumes no session.
+    pub tickets: usize,
     /// The file of secrets that edges share for session tickets.
     pub ticket_keys: Option<PathBuf>,
     /// Every `client_ca` file that a site names.
@@ -65,6 +67,21 @@ pub struct CertSettings {
     pub depth: Depth,
     /// Whether a [`Watch`] is to follow the load.
     pub watch: bool,
+}
+
+impl Default for CertSettings {
+    fn default() -> CertSettings {
+        CertSettings {
+            directory: PathBuf::new(),
+            default: None,
+            tickets: 1,
+            ticket_keys: None,
+            client_authorities: Vec::new(),
+            keep_last_good_for: None,
+            depth: Depth::default(),
+            watch: false,
+        }
+    }
 }
 
 /// How thoroughly private keys are verified at load.

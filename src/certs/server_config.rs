@@ -6,8 +6,8 @@
 //! own store's catalogue: a connection sees one generation. rustls lets go of them when the
 //! handshake is done, so old generations do not live as long as connections.
 //!
-//! Always: key exchange X25519MLKEM768, X25519, P-256; ALPN `h2`, `http/1.1`; one ticket a handshake;
-//! no early data; no session kept on the server. Sessions of clients that had to prove who they are
+//! Always: key exchange X25519MLKEM768, X25519, P-256; ALPN `h2`, `http/1.1`; no
+//! early data; no session kept on the server. Sessions of clients that had to prove who they are
 //! resume only under the same authorities.
 
 use std::collections::HashMap;
@@ -51,6 +51,8 @@ pub enum LowestVersion {
 pub(super) struct Configs {
     /// `None`: the library has no randomness; sessions are not resumed.
     tickets: Option<Arc<Tickets>>,
+    /// How many each handshake of TLS 1.3 gets; with 0 no session is resumed.
+    tickets_sent: usize,
     authorities: HashMap<PathBuf, Arc<Authority>>,
     /// The policies of nearly all sites, by lowest version.
     usual: [Arc<ServerConfig>; 2],
@@ -68,14 +70,14 @@ struct PolicyKey {
 impl Configs {
     pub(super) fn new(
         catalogue: &Arc<Catalogue>,
-        tickets: Option<Arc<Tickets>>,
+        (tickets, tickets_sent): (Option<Arc<Tickets>>, usize),
         authorities: HashMap<PathBuf, Arc<Authority>>,
     ) -> Configs {
         let usual = [LowestVersion::Tls12, LowestVersion::Tls13].map(|lowest| {
             let resolver = Arc::new(BySni(catalogue.clone()));
-            Arc::new(build(lowest, resolver, tickets.as_ref(), None))
+            Arc::new(build(lowest, resolver, (tickets.as_ref(), tickets_sent), None))
         });
-        Configs { tickets, authorities, usual, special: RwLock::default() }
+        Configs { tickets, tickets_sent, authorities, usual, special: RwLock::default() }
     }
 
     pub(super) fn tickets(&self) -> Option<&Arc<Tickets>> {
@@ -117,13 +119,12 @@ impl Configs {
             None => Arc::new(BySni(catalogue.clone())),
             Some(name) => Arc::new(Pinned(catalogue.named(name).cloned())),
         };
+        let tickets = (self.tickets.as_ref(), self.tickets_sent);
         match policy.client_ca.map(|path| self.authorities.get(path)) {
-            None => build(policy.lowest, resolver, self.tickets.as_ref(), None),
-            Some(Some(authority)) => {
-                build(policy.lowest, resolver, self.tickets.as_ref(), Some(authority))
-            }
+            None => build(policy.lowest, resolver, tickets, None),
+            Some(Some(authority)) => build(policy.lowest, resolver, tickets, Some(authority)),
             // The authorities could not be read: nobody is let in, rather than everybody.
-            Some(None) => build(policy.lowest, Arc::new(Pinned(None)), self.tickets.as_ref(), None),
+            Some(None) => build(policy.lowest, Arc::new(Pinned(None)), tickets, None),
         }
     }
 }
@@ -131,7 +132,7 @@ impl Configs {
 fn build(
     lowest: LowestVersion,
     resolver: Arc<dyn ResolvesServerCert>,
-    tickets: Option<&Arc<Tickets>>,
+    (tickets, tickets_sent): (Option<&Arc<Tickets>>, usize),
     authority: Option<&Arc<Authority>>,
 ) -> ServerConfig {
     let verifier = match authority {
@@ -145,12 +146,11 @@ fn build(
         .with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    if let Some(tickets) = tickets.cloned() {
+    if let Some(tickets) = tickets.filter(|_| tickets_sent > 0).cloned() {
         let context = authority.map(|authority| authority.context.clone()).unwrap_or_default();
         config.ticketer = Arc::new(Ticketer { tickets, context });
     }
-    // Browsers open one connection to a site; a second ticket would cost a seal each time.
-    config.send_tls13_tickets = 1;
+    config.send_tls13_tickets = tickets_sent;
     config.max_early_data_size = 0;
     config
 }

@@ -53,7 +53,7 @@ pub const KEYS: &[Section] = &[
     },
     Section {
         name: "certificates",
-        keys: &["directory", "default", "ticket_keys", "watch", "keep_last_good_for"],
+        keys: &["directory", "default", "tickets", "ticket_keys", "watch", "keep_last_good_for"],
     },
     Section { name: "sites", keys: &["directory"] },
     Section {
@@ -109,6 +109,9 @@ pub const QUEUES_FILE_KEYS: &[Section] = &[
     },
     Section { name: "costs", keys: &["full_ecdsa", "full_rsa", "resumed"] },
 ];
+
+/// Browsers open six connections to a host at most.
+const TICKETS_MAX: u64 = 6;
 
 const STATE_DEFAULT: &str = "run";
 
@@ -340,6 +343,7 @@ fn read_certificates(document: &Document<'_>, table: &Table<'_>) -> Certificates
     Certificates {
         directory: directory(document, table, "certs"),
         default: table.text("default").map(|(_, name)| name.to_string()),
+        tickets: clamp_usize(table.integer("tickets", 0..=TICKETS_MAX, 1)),
         ticket_keys,
         watch: table.value("watch").and_then(|value| value.boolean()).unwrap_or(false),
         keep_last_good_for: table

@@ -129,6 +129,8 @@ pub struct Certificates {
     pub directory: PathBuf,
     /// For clients without SNI or with an unknown one; `None` refuses them.
     pub default: Option<String>,
+    /// Session tickets for each handshake of TLS 1.3; 0 resumes no session.
+    pub tickets: usize,
     /// Ticket keys shared between edges.
     pub ticket_keys: Option<PathBuf>,
     /// Whether a changed folder reloads the certificates without a signal.
@@ -143,6 +145,7 @@ impl Certificates {
         CertSettings {
             directory: self.directory.clone(),
             default: self.default.clone(),
+            tickets: self.tickets,
             ticket_keys: self.ticket_keys.clone(),
             client_authorities,
             keep_last_good_for: self.keep_last_good_for,

@@ -1,8 +1,11 @@
 //! Sessions resumed by clients that others wrote: over a reload, at another edge, never elsewhere.
 
 use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::process::Command;
+use std::sync::Arc;
 
+use crate::support::authority::authority;
 use crate::support::origin::ok;
 use crate::support::tools::tool;
 use crate::support::{Edge, Origin, Setup, eventually};
@@ -108,4 +111,24 @@ fn ninety_five_in_a_hundred_resume_around_a_reload() {
     let completed = traffic["outcomes"]["completed"].as_f64().unwrap_or_default();
     let share = traffic["resumed"].as_f64().unwrap_or_default() / completed;
     assert!(completed >= 38.0 && share >= 0.95, "{traffic}");
+}
+
+#[test]
+fn a_handshake_gets_as_many_tickets_as_the_operator_says() {
+    let origin = Origin::answering(|_| ok("hi"));
+    let config = Arc::new(authority().client(&[]));
+    for tickets in [0, 1, 3] {
+        let edge = Setup::default()
+            .set("certificates.tickets", &tickets.to_string())
+            .site("a.test", origin.url())
+            .start();
+        let name = "a.test".try_into().unwrap();
+        let connection = rustls::ClientConnection::new(config.clone(), name).unwrap();
+        let mut stream = rustls::StreamOwned::new(connection, edge.tcp());
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert!(answer.ends_with(b"hi"));
+        assert_eq!(stream.conn.tls13_tickets_received(), tickets);
+    }
 }

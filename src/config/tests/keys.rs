@@ -21,6 +21,7 @@ const MAIN_VALUES: &[(&str, &str)] = &[
     ("runtime.user", "\"65534:65534\""),
     ("certificates.directory", "\"sites\""),
     ("certificates.default", "\"a.test\""),
+    ("certificates.tickets", "2"),
     ("certificates.ticket_keys", "\"token\""),
     ("certificates.watch", "true"),
     ("certificates.keep_last_good_for", "\"17d\""),

@@ -19,6 +19,7 @@ use super::{eventually, wait_for};
 /// An edge to be.
 pub struct Setup {
     folder: TempDir,
+    environment: Vec<(String, String)>,
     main: BTreeMap<String, BTreeMap<String, String>>,
 }
 
@@ -38,7 +39,8 @@ impl Default for Setup {
     /// All ports 0, one thread, the access log as JSON in a file. The bounds in time are far away:
     /// the machine may be crowded.
     fn default() -> Setup {
-        let setup = Setup { folder: tempfile::tempdir().unwrap(), main: BTreeMap::new() };
+        let (folder, environment) = (tempfile::tempdir().unwrap(), Vec::new());
+        let setup = Setup { folder, environment, main: BTreeMap::new() };
         for folder in ["sites", "certs"] {
             fs::create_dir(setup.folder.path().join(folder)).unwrap();
         }
@@ -59,6 +61,12 @@ impl Setup {
     /// Sets a key of the main file, `section.key`, to a TOML value.
     pub fn set(mut self, key: &str, value: &str) -> Setup {
         self.change(key, value);
+        self
+    }
+
+    /// Sets a variable of its environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Setup {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -132,6 +140,7 @@ impl Setup {
         let create = |name: &str| File::create(self.path(name)).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_sluss"))
             .args(arguments)
+            .envs(self.environment.iter().cloned())
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(create("stdout"))
@@ -148,7 +157,9 @@ impl Setup {
             text.ends_with('\n').then(|| line.to_owned())
         });
         let https = addresses(&line, "https");
-        let (http, admin) = (addresses(&line, "http"), addresses(&line, "admin")[0]);
+        let (http, admin) = (addresses(&line, "http"), addresses(&line, "admin"));
+        // A Unix socket has no address of this kind.
+        let admin = admin.first().copied().unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
         Edge { child, setup: self, https, http, admin }
     }
 }
@@ -161,7 +172,8 @@ fn stem(host: &str) -> String {
 fn addresses(line: &str, key: &str) -> Vec<SocketAddr> {
     let start = format!("{key}=");
     let list = line.split(' ').find_map(|word| word.strip_prefix(&start)).expect("the key");
-    list.split(',').filter(|one| !one.is_empty()).map(|one| one.parse().unwrap()).collect()
+    let is_tcp = |one: &&str| !one.is_empty() && !one.starts_with("unix:");
+    list.split(',').filter(is_tcp).map(|one| one.parse().unwrap()).collect()
 }
 
 impl Edge {
