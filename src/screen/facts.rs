@@ -95,7 +95,7 @@ pub(super) const FACTS: [Facts; 32] = [
         request: REFUSE,
         response: REFUSE,
         cosmetic: false,
-        explain: "a name that one reader takes for Content-Length, Transfer-Encoding or Host and another does not: they would see different messages",
+        explain: "a name that one reader takes for Content-Length, Transfer-Encoding or a request's Host and another does not: they would see different messages",
         remedy: "write the name without any other byte, directly followed by its colon",
         example: r"Transfer-Encoding\x00: chunked",
     },

@@ -219,7 +219,7 @@ fn trailing_blanks(bytes: &[u8]) -> usize {
 
 /// A continuation that reads as a framing field to whoever strips its blanks.
 fn hides_framing(section: &mut Section<'_>, text: &[u8]) -> bool {
-    let hides = known::imitated_framing(text).is_some();
+    let hides = known::imitates_framing(text, section.judge.direction());
     if hides {
         section.judge.refuse(Rule::NearMissFraming, b"", text);
     }
@@ -258,7 +258,7 @@ fn field_line(section: &mut Section<'_>, line: &[u8], form: Form) {
 /// A line whose name is not a token directly followed by its colon.
 fn odd_line(section: &mut Section<'_>, line: &[u8], form: Form) {
     let judge = &mut section.judge;
-    if known::imitated_framing(line).is_some() {
+    if known::imitates_framing(line, judge.direction()) {
         judge.refuse(Rule::NearMissFraming, b"", line);
         return;
     }
@@ -289,8 +289,10 @@ fn finish_request<'p>(
     mut section: Section<'p>,
     line: RequestLine,
 ) -> Result<Screened<RequestHead>, Box<Section<'p>>> {
+    // Where a name was taken for Host's, that was told already.
     if section.host.fields == 0
         && (section.host.named_by_target.is_none() || line.version != Version::H10)
+        && !section.judge.has_found(Rule::NearMissFraming)
     {
         section.judge.refuse(Rule::Host, b"host", &b""[..]);
     }

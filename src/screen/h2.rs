@@ -218,7 +218,8 @@ impl<'a> Pseudo<'a> {
 /// A field that is no pseudo-header field: RFC 9113 8.2.1 and 8.2.2, then the common rules.
 fn regular(section: &mut Section<'_>, name: &[u8], value: &[u8]) {
     if !class::is_token(name) || name.iter().any(u8::is_ascii_uppercase) {
-        let rule = if known::imitated_framing(name).is_some() && !class::is_token(name) {
+        let imitates = known::imitates_framing(name, section.judge.direction());
+        let rule = if imitates && !class::is_token(name) {
             Rule::NearMissFraming
         } else {
             Rule::FieldNameInvalid

@@ -6,6 +6,7 @@
 use http::header::{HeaderName, InvalidHeaderName};
 
 use super::class;
+use super::rule::Direction;
 
 /// What a known field needs done when it comes by; at most one of these.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -222,9 +223,11 @@ pub(super) fn header_name(index: u8, name: &[u8]) -> Result<HeaderName, InvalidH
     }
 }
 
-/// The framing or Host name that `bytes` (a name or a line, as it came) imitates.
-pub(super) fn imitated_framing(bytes: &[u8]) -> Option<&'static str> {
-    FRAMING.into_iter().find(|name| class::imitates(bytes, name.as_bytes()))
+/// Whether `bytes` (a name or a line, as it came) imitate a framing name, or Host where it means
+/// anything: in a response nobody routes by it, and `Host name lookup failed: x` is an error's text.
+pub(super) fn imitates_framing(bytes: &[u8], direction: Direction) -> bool {
+    let imitated = FRAMING.into_iter().find(|name| class::imitates(bytes, name.as_bytes()));
+    imitated.is_some_and(|name| direction == Direction::Request || name != "host")
 }
 
 /// Whether a name with underscores (lower case) becomes one that decides or that is trusted once
