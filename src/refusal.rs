@@ -325,8 +325,8 @@ impl Refusal {
         }
     }
 
-    /// Whether a client connection must be closed after it: where the end of the request cannot be
-    /// known, or nobody reads on.
+    /// Whether a client connection must be closed after it: where the end of a message, either way,
+    /// cannot be known, or nobody reads on.
     pub fn closes(self) -> bool {
         match self {
             Refusal::UnknownHost
@@ -340,8 +340,7 @@ impl Refusal {
             | Refusal::NoEndpoint
             | Refusal::UpstreamConnect
             | Refusal::UpstreamTimeout
-            | Refusal::UpstreamClosed
-            | Refusal::UpstreamHeadMalformed => false,
+            | Refusal::UpstreamClosed => false,
             Refusal::ConnectionLimit
             | Refusal::ClientConnectionLimit
             | Refusal::SiteConnectionLimit
@@ -365,6 +364,7 @@ impl Refusal {
             | Refusal::BodyTimeout
             | Refusal::BodyMalformed
             | Refusal::ClientStalled
+            | Refusal::UpstreamHeadMalformed
             | Refusal::UpstreamBodyMalformed
             | Refusal::UpstreamBodyTimeout
             | Refusal::Draining => true,

@@ -335,7 +335,7 @@ pub(super) const FACTS: [Facts; 32] = [
         code: "message-malformed",
         section: "RFC 9113 8.1.1",
         request: REFUSE,
-        response: None,
+        response: REFUSE,
         cosmetic: false,
         explain: "HTTP/2: the message is malformed beyond reading: a name in upper case, a field of HTTP/1, pseudo-header fields, or a length that the content does not have",
         remedy: "mend the HTTP/2 implementation that sent it",

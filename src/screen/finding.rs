@@ -42,6 +42,11 @@ impl Finding {
         Finding { rule, action: Action::Repair, shadow_refuses: false, field, excerpt, hex }
     }
 
+    /// A response that is refused for what no single field of it says.
+    pub fn refusal(rule: Rule, field: &str, bytes: &[u8]) -> Finding {
+        Finding::new(rule, Action::Refuse, field.as_bytes(), bytes).with_shadow(true)
+    }
+
     fn at(rule: Rule, action: Action, field: &[u8], defect: Defect<'_>) -> Finding {
         let (excerpt, hex) = excerpt::excerpt(field, defect);
         let field = excerpt::name(field);

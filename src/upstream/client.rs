@@ -23,7 +23,7 @@ use super::pool::{Connection, Pool};
 use super::retry::{self, Attempt, Next, Stage};
 use super::{Broken, Failure, Outgoing, Response, Upstream, balance};
 use crate::refusal::{Refusal, Side};
-use crate::screen::{Action, ResponseHead, Screened};
+use crate::screen::{Action, Finding, ResponseHead, Rule, Screened};
 use crate::sites::Protocol;
 use crate::timers::{Deadline, Timers};
 
@@ -414,6 +414,14 @@ impl Response {
     }
 }
 
+/// Whether a 101 names protocols that the client has asked for and no others (RFC 9110 7.8).
+/// `screen` kept the request's Upgrade only where the client may have it.
+fn switches(head: &ResponseHead, request: &Outgoing<'_>) -> bool {
+    let (Some(named), Some(asked)) = (head.upgrade(), request.head.upgrade()) else { return false };
+    let protocols = |list| str::split(list, ',').map(str::trim);
+    protocols(named).all(|named| protocols(asked).any(|asked| asked.eq_ignore_ascii_case(named)))
+}
+
 /// Makes the response out of an exchange whose final head has come.
 fn complete<B>(
     exchange: Exchange,
@@ -427,10 +435,11 @@ where
     let Screened { head, findings } = screened;
     let endpoint = exchange.connection.endpoint().clone();
     if head.status() == 101 {
-        // Asked for or not, and whatever protocol it names: `screen` kept the request's Upgrade
-        // only where the client may have it.
-        if !request.forward.keep_upgrade || request.head.upgrade().is_none() || !exchange.is_sent()
-        {
+        if !request.forward.keep_upgrade || !switches(&head, request) || !exchange.is_sent() {
+            let mut findings = findings;
+            findings.retain(|found| found.rule != Rule::UpgradeInvalid); // One for one defect.
+            let named = head.upgrade().unwrap_or("101 without Upgrade");
+            findings.push(Finding::refusal(Rule::UpgradeInvalid, "upgrade", named.as_bytes()));
             let broken = Broken::new(Refusal::UpstreamHeadMalformed, findings);
             return Err(Failed::new(Stage::Answered, broken, exchange.body_consumed));
         }
@@ -442,6 +451,9 @@ where
         true => body.take().map(|body| Box::new(body) as RestOfRequest),
         false => None,
     };
-    let body = ResponseBody::http1(exchange, head.framing(), rest, request.policy);
+    let mut body = ResponseBody::http1(exchange, head.framing(), rest, request.policy);
+    if findings.iter().any(|found| found.rule == Rule::BodyForbidden) {
+        body.take_findings(); // It was announced, and came: one for one defect.
+    }
     Ok(Response::new(Screened { head, findings }, body, endpoint, None))
 }

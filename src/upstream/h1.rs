@@ -127,6 +127,7 @@ impl Exchange {
         I: AsyncFnMut(ResponseHead) -> Result<(), Refusal>,
     {
         let (mut scan, mut findings, mut interims) = (Scan::default(), Vec::new(), 0);
+        let mut persistent = true;
         loop {
             let filled = poll_fn(|cx| self.poll_answer(cx, body)).await;
             if let Err(refusal) = filled {
@@ -134,14 +135,18 @@ impl Exchange {
             }
             while let Some(screened) = self.next_head(request, &mut scan, &mut findings)? {
                 let status = screened.head.status();
+                // What an interim head says of the connection holds for it as well.
+                persistent &= screened.head.persistent();
                 if !screened.head.is_interim() || status == 101 {
                     findings.extend(screened.findings);
-                    self.persistent = screened.head.persistent();
+                    self.persistent = persistent;
                     return Ok(Screened { head: screened.head, findings });
                 }
                 findings.extend(screened.findings);
                 interims += 1;
                 if interims > INTERIM_MAX {
+                    let told = format!("{interims} interim responses");
+                    findings.push(Finding::refusal(Rule::Oversize, "", told.as_bytes()));
                     return Err(Broken::new(Refusal::UpstreamHeadMalformed, findings));
                 }
                 if status == 100 {

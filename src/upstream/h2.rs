@@ -197,7 +197,9 @@ where
             if refusal == Refusal::UpstreamClosed {
                 client.http2.forget(&endpoint);
             }
-            return Err(failed(stage, refusal, pump.consumed));
+            let malformed = refusal == Refusal::UpstreamHeadMalformed;
+            let findings = malformed.then(|| unseen(request.policy)).into_iter().collect();
+            return Err(Failed::new(stage, Broken::new(refusal, findings), pump.consumed));
         }
         Err(refusal) => return Err(failed(unanswered, refusal, pump.consumed)),
     };
@@ -249,7 +251,9 @@ impl Unscreened {
             // The message is its head. Whatever comes behind it is dropped with its stream: to an
             // HTTP/1 client it would be the next response.
             let mut screened = screened;
-            screened.findings.extend(forbidden_content(incoming));
+            if screened.findings.iter().all(|found| found.rule != Rule::BodyForbidden) {
+                screened.findings.extend(forbidden_content(incoming));
+            }
             return Ok(Response::new(screened, ResponseBody::empty(), endpoint, None));
         }
         let rest = match self.pump.is_done() {
@@ -290,6 +294,11 @@ fn forbidden_content(mut incoming: Incoming) -> Option<Finding> {
         }
     }
     None
+}
+
+/// What h2 refuses by itself, in a head, a body or trailers; it does not say why.
+fn unseen(policy: &Policy) -> Finding {
+    policy.find(Rule::MessageMalformed, Direction::Response, "", b"")
 }
 
 /// Whether the h2 library has ended the stream, or the connection, for what the endpoint sent.
@@ -413,6 +422,10 @@ impl Download {
                 Poll::Ready(Some(Err(Refusal::UpstreamBodyTimeout)))
             }
             Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Err(error))) if is_library(&error) => {
+                findings.push(unseen(&self.policy));
+                Poll::Ready(Some(Err(Refusal::UpstreamBodyMalformed)))
+            }
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Refusal::UpstreamClosed))),
             Poll::Ready(Some(Ok(frame))) => {
                 self.patience.progressed();

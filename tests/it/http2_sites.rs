@@ -89,3 +89,38 @@ fn an_empty_frame_that_ends_a_stream_is_no_content() {
     }
     assert_eq!(edge.admin_json("/api/findings").as_array().unwrap().len(), 0);
 }
+
+/// RFC 9113 8.1.1: h2 refuses it and tells nobody why; it is told as what it is.
+#[test]
+fn a_malformed_answer_is_refused_and_told() {
+    for fields in [
+        &[(":status", "200"), ("content-length", "x")][..],
+        &[(":status", "200"), ("X-Upper", "1")],
+        &[(":status", "200"), ("x", "a\r\nb: c")],
+        &[("x", "1")],
+    ] {
+        let origin = site(move |stream| head_and_content(stream, fields, "ok"));
+        let edge = edge(&origin);
+        let mut client = edge.connect("a.test");
+        let answer = client.ask(get("a.test", "/"));
+        assert_eq!((answer.status(), answer.refused()), (502, Some("upstream-head-malformed")));
+        client.end();
+        eventually("it is found", || found(&edge, "message-malformed", "refuse") == 1);
+    }
+}
+
+#[test]
+fn a_malformed_end_of_an_answer_is_told() {
+    let origin = site(|stream| {
+        let head = frame(HEADERS, END_HEADERS, stream, block(&[(":status", "200")]));
+        let data = frame(DATA, 0, stream, "ok");
+        let trailers = block(&[("X-Upper", "1")]);
+        [head, data, frame(HEADERS, END_HEADERS | END_STREAM, stream, trailers)].concat()
+    });
+    let edge = edge(&origin);
+    let mut client = edge.connect("a.test");
+    client.send(get("a.test", "/"));
+    // The head may be refused with it.
+    client.rest();
+    eventually("it is found", || found(&edge, "message-malformed", "refuse") == 1);
+}

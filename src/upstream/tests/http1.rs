@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use super::origin::{Origin, Peer};
 use super::*;
-use crate::screen::Rule;
+use crate::screen::{Action, Rule};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 
@@ -319,7 +319,10 @@ fn endless_interim_answers_are_cut() {
         })
         .await;
         let edge = edge(&origin).await;
-        assert_eq!(edge.get().await.unwrap_err().refusal, Refusal::UpstreamHeadMalformed);
+        let failure = edge.get().await.unwrap_err();
+        assert_eq!(failure.refusal, Refusal::UpstreamHeadMalformed);
+        let told = failure.findings.last().map(|found| (found.rule, found.action));
+        assert_eq!(told, Some((Rule::Oversize, Action::Refuse)));
     });
 }
 
@@ -354,15 +357,53 @@ fn an_upgrade_hands_out_the_connection_with_what_was_read_ahead() {
     });
 }
 
+/// RFC 9110 7.8: a server switches to what was asked for, and says to what.
 #[test]
-fn an_upgrade_that_nobody_asked_for_is_malformed() {
+fn an_upgrade_to_what_nobody_asked_for_is_refused_and_told() {
+    let upgrade =
+        "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let plain = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    for (head, fields) in [
+        (plain, "Upgrade: websocket\r\nConnection: Upgrade\r\n"),
+        (upgrade, "Upgrade: h2c\r\nConnection: Upgrade\r\n"),
+        (upgrade, "Upgrade: websocket, h2c\r\nConnection: Upgrade\r\n"),
+        (upgrade, "Upgrade: websocket\r\n"),
+        (upgrade, ""),
+    ] {
+        run(async move || {
+            let answer = format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n");
+            let edge = edge(&Origin::answering(Box::leak(answer.into())).await).await;
+            let failure = edge.send(head, TestBody::none()).await.unwrap_err();
+            assert_eq!(failure.refusal, Refusal::UpstreamHeadMalformed);
+            let told: Vec<_> =
+                failure.findings.iter().map(|found| (found.rule, found.action)).collect();
+            assert_eq!(told, [(Rule::UpgradeInvalid, Action::Refuse)], "{fields}");
+        });
+    }
+}
+
+/// What an interim head says of the connection holds once the final one has come.
+#[test]
+fn an_interim_head_may_end_the_connection() {
+    for fields in ["Connection: close\r\n", "Content-Length: 5\r\n"] {
+        run(async move || {
+            let answer = format!(
+                "HTTP/1.1 103 Early Hints\r\n{fields}\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+            );
+            let edge = edge(&Origin::answering(Box::leak(answer.into())).await).await;
+            assert_eq!(edge.fetch().await, (200, "ok".into()));
+            assert_eq!(edge.client.idle(), 0, "{fields}");
+        });
+    }
+}
+
+#[test]
+fn content_that_was_announced_where_none_may_be_is_one_finding() {
     run(async || {
-        let origin = Origin::answering(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",
-        )
-        .await;
-        let edge = edge(&origin).await;
-        assert_eq!(edge.get().await.unwrap_err().refusal, Refusal::UpstreamHeadMalformed);
+        let answer = "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello";
+        let edge = edge(&Origin::answering(answer).await).await;
+        let mut response = edge.get().await.unwrap();
+        assert_eq!((response.findings.len(), response.body.take_findings().len()), (1, 0));
     });
 }
 
