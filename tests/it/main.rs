@@ -9,8 +9,8 @@ mod support;
 
 mod admission;
 mod alarms;
-mod blame;
 mod balance;
+mod blame;
 mod bodies;
 mod broken_certificate;
 mod browser;
