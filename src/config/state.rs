@@ -212,9 +212,14 @@ pub fn impossible(folder: &Path) -> Option<String> {
     if rustix::fs::access(there, Access::WRITE_OK) == Err(rustix::io::Errno::ROFS) {
         return not("is on a file system that cannot be written to");
     }
-    let kind = rustix::fs::statfs(there).map(|found| i64::try_from(found.f_type).unwrap_or(0));
+    let kind = rustix::fs::statfs(there).map(|found| kind(found.f_type));
     // There root may write, but nobody can make a folder (statfs(2)).
     kind.is_ok_and(|kind| [PROC, SYSFS].contains(&kind)).then(|| not("is the kernel's"))?
+}
+
+/// The type of the field differs between the kernel's architectures.
+fn kind(field: impl TryInto<i64>) -> i64 {
+    field.try_into().unwrap_or(0)
 }
 
 /// Finds the edge that runs with this folder.
