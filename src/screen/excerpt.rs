@@ -179,7 +179,7 @@ fn is_credential(bytes: &[u8]) -> bool {
         memchr::memmem::find_iter(&text, word.as_bytes())
             .any(|at| text.get(at + word.len()).is_some_and(|b| !b.is_ascii_alphanumeric()))
     };
-    SCHEMES.iter().any(|word| is_scheme(&word))
+    SCHEMES.iter().any(is_scheme)
         || SECRET_VALUE_WORDS
             .iter()
             .any(|word| memchr::memmem::find(&text, word.as_bytes()).is_some())
