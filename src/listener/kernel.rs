@@ -11,6 +11,7 @@ use std::io;
 use std::mem::{MaybeUninit, offset_of, size_of};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use libc::{c_int, c_void, socklen_t};
@@ -119,9 +120,9 @@ pub fn defer_accept(listener: impl AsFd, seconds: c_int) -> io::Result<()> {
 ///
 /// # Panics
 /// Outside a runtime.
-pub fn watch(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+pub fn watch(listener: Rc<TcpListener>) -> io::Result<AsyncFd<Rc<TcpListener>>> {
     // SAFETY: the listener owns its descriptor, which is open and the same until it is dropped; the
-    // `AsyncFd` owns the listener, and gives out shared references alone.
+    // `AsyncFd` keeps it from being dropped, and nobody can change a listener that is shared.
     let watched = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
     watched.map_err(|error| error.into_parts().1)
 }

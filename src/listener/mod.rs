@@ -10,12 +10,13 @@ pub mod backlog;
 pub mod kernel;
 pub mod proxy_protocol;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -24,6 +25,9 @@ use tokio::io::unix::AsyncFd;
 
 /// After an error that is not one connection's own, the loop pauses so long: it must not spin.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// What is younger need not be known more exactly: the kernel itself counts in ticks of 1 to 10 ms.
+const MOMENT: Duration = Duration::from_millis(5);
 
 /// A client that connects and says nothing is accepted after so long, and waited for then: the
 /// bounds on hellos, heads and connections act on it.
@@ -71,16 +75,32 @@ fn prepare(listener: &impl AsFd) -> io::Result<()> {
 /// What one call of [`Acceptor::next`] came to.
 #[derive(Debug)]
 pub enum Accepted {
-    /// A connection in nonblocking mode, and who made it.
-    Connection(TcpStream, SocketAddr),
+    /// A connection.
+    Connection(Incoming),
     /// No descriptor was left; a waiting connection was closed at once.
     DescriptorsExhausted,
+}
+
+/// A connection that was accepted.
+#[derive(Debug)]
+pub struct Incoming {
+    /// In nonblocking mode.
+    pub stream: TcpStream,
+    /// Who made it.
+    pub client: SocketAddr,
+    /// When the queue was last seen empty, where that was a [moment](MOMENT) ago: it has waited no
+    /// longer, and the kernel need not be asked.
+    pub not_before: Option<Instant>,
 }
 
 /// One thread's way to a listener.
 #[derive(Debug)]
 pub struct Acceptor {
-    listener: AsyncFd<TcpListener>,
+    listener: Rc<TcpListener>,
+    /// The runtime's watch over it, unless it [looks away](Acceptor::look_away).
+    watched: RefCell<Option<Rc<AsyncFd<Rc<TcpListener>>>>>,
+    /// When its queue was last seen empty.
+    empty_at: Cell<Option<Instant>>,
     /// Given up for a moment to accept, and close, a connection that there is no descriptor for.
     reserve: RefCell<Option<File>>,
 }
@@ -91,15 +111,17 @@ impl Acceptor {
     /// # Errors
     /// The kernel's, on duplicating the descriptor.
     pub fn new(listener: &TcpListener) -> io::Result<Acceptor> {
-        let listener = kernel::watch(listener.try_clone()?)?;
-        Ok(Acceptor { listener, reserve: RefCell::new(File::open("/dev/null").ok()) })
+        let listener = Rc::new(listener.try_clone()?);
+        let watched = RefCell::new(Some(Rc::new(kernel::watch(listener.clone())?)));
+        let reserve = RefCell::new(File::open("/dev/null").ok());
+        Ok(Acceptor { listener, watched, empty_at: Cell::new(None), reserve })
     }
 
     /// The next connection. *Cancel safe*: a connection not yet returned stays in the kernel.
     pub async fn next(&self) -> Accepted {
         loop {
-            match self.listener.async_io(Interest::READABLE, accept).await {
-                Ok((stream, client)) => return Accepted::Connection(stream, client),
+            match self.wait().await {
+                Ok(incoming) => return Accepted::Connection(incoming),
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EMFILE | libc::ENFILE) => {
                         self.turn_one_away();
@@ -114,16 +136,45 @@ impl Acceptor {
         }
     }
 
+    async fn wait(&self) -> io::Result<Incoming> {
+        let watched = match self.watched.take() {
+            Some(watched) => watched,
+            None => Rc::new(kernel::watch(self.listener.clone())?),
+        };
+        self.watched.replace(Some(watched.clone()));
+        watched.async_io(Interest::READABLE, |listener| self.accept(listener)).await
+    }
+
     /// A connection that is there already, without waiting and without asking the kernel about
     /// anything else; errors are left to [`next`](Acceptor::next).
-    pub fn try_next(&self) -> Option<(TcpStream, SocketAddr)> {
-        self.listener.try_io(Interest::READABLE, accept).ok()
+    pub fn try_next(&self) -> Option<Incoming> {
+        match &*self.watched.borrow() {
+            Some(watched) => watched.try_io(Interest::READABLE, |listener| self.accept(listener)),
+            None => self.accept(&self.listener),
+        }
+        .ok()
+    }
+
+    /// Lets the kernel wake nobody for new connections until [`next`](Acceptor::next) is waited for
+    /// again: for a thread that looks after them by itself.
+    pub fn look_away(&self) {
+        self.watched.take();
+    }
+
+    fn accept(&self, listener: &TcpListener) -> io::Result<Incoming> {
+        let accepted = accept(listener);
+        if accepted.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            self.empty_at.set(Some(Instant::now()));
+        }
+        let (stream, client) = accepted?;
+        let not_before = self.empty_at.get().filter(|empty_at| empty_at.elapsed() < MOMENT);
+        Ok(Incoming { stream, client, not_before })
     }
 
     fn turn_one_away(&self) {
         let mut reserve = self.reserve.borrow_mut();
         drop(reserve.take());
-        if let Ok((stream, _)) = SockRef::from(self.listener.get_ref()).accept() {
+        if let Ok((stream, _)) = SockRef::from(&*self.listener).accept() {
             // A reset tells the client at once.
             let _ = stream.set_linger(Some(Duration::ZERO));
         }
@@ -155,9 +206,9 @@ mod tests {
         let acceptor = Acceptor::new(&listener).unwrap();
         let _client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         match acceptor.next().await {
-            Accepted::Connection(accepted, client) => {
+            Accepted::Connection(Incoming { stream, client, .. }) => {
                 assert!(client.ip().is_ipv4(), "{client}");
-                assert!(accepted.nodelay().unwrap(), "handed down by the listener");
+                assert!(stream.nodelay().unwrap(), "handed down by the listener");
             }
             Accepted::DescriptorsExhausted => panic!("there are descriptors"),
         }

@@ -183,6 +183,14 @@ impl Metrics {
         shard.refused_nameless[refusal as usize].fetch_add(1, Relaxed);
     }
 
+    /// Counts a refusal, at its site where one is known.
+    pub fn refused_at(&self, site: Option<&SiteMetrics>, refusal: Refusal) {
+        match site {
+            Some(site) => site.refused(refusal),
+            None => self.turned_away(refusal),
+        }
+    }
+
     /// Counts an answer that the edge gave itself without knowing a site (404, redirect, 400).
     pub fn request_without_site(&self, status: u16, elapsed: Duration) {
         let shard = self.common.shard();

@@ -2,14 +2,14 @@
 //! handshake queue and its handshake, served.
 
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::handshake::{self, Admissible, Handshaken};
+use super::handshake::{self, Admissible, Guest, Handshaken, Started};
 use super::request::Handler;
 use super::{ConnectionSlot, Live, SiteState, Thread, certificate};
 use crate::admission::{HeldLimits, Hold, Reached};
@@ -38,93 +38,70 @@ pub struct Holding {
 
 /// What a listener hands over.
 pub struct Arrival {
-    /// The connection, in nonblocking mode.
-    pub stream: TcpStream,
-    /// Who made it, as the kernel says.
-    pub client: SocketAddr,
-    /// The address it connected to, where the listener has but one.
-    pub local: Option<SocketAddr>,
+    /// The connection; the client is the one that the kernel names.
+    pub socket: Socket,
     /// Its place in the process's bound.
     pub slot: ConnectionSlot,
+    /// When its last segment came at the earliest, where that was a moment ago.
+    pub not_before: Option<Instant>,
 }
 
 /// A connection's life from its first request on.
 type Served = Pin<Box<dyn Future<Output = ()>>>;
 
-/// A connection to a TLS listener, from accept to close. A refusal ends it.
-pub async fn arrive(thread: Rc<Thread>, arrival: Arrival) {
-    // Each stage is boxed by itself: an open connection holds the state of its stage alone.
-    let served = match Box::pin(welcome(&thread, arrival)).await {
-        Some(Welcomed::Encrypted(handshaken, holding)) => serve(&thread, *handshaken, holding),
-        Some(Welcomed::PlainHttp(socket, holding)) => redirect(&thread, socket, holding),
-        None => return,
-    };
-    drop(thread);
-    served.await;
-}
-
-/// What came of a connection before its first request.
-enum Welcomed {
-    Encrypted(Box<Handshaken>, Holding),
-    PlainHttp(Socket, Holding),
-}
-
-/// From accept to the end of the handshake; `None` where the connection was refused.
-async fn welcome(thread: &Thread, arrival: Arrival) -> Option<Welcomed> {
-    let Arrival { stream, client, local, slot } = arrival;
+/// A connection to a TLS listener, as far as its handshake, or a refusal that ends it. What of the
+/// way needs no wait is gone here and now: under a flood most connections end on it, or wait in the
+/// handshake queue, and for none of them there is a task.
+pub fn arrive(thread: &Rc<Thread>, arrival: Arrival) {
+    let Arrival { mut socket, slot, not_before } = arrival;
     let gauge = thread.proxy.metrics.connection(ConnectionState::Accepted);
     let mut holding = Holding { slot, gauge, place: None };
-    let mut socket = match introduce(thread, stream, (client, local)).await {
-        Ok(socket) => socket,
-        Err(refusal) => return turned_away(thread, refusal),
-    };
-    holding.gauge.set(ConnectionState::Hello);
-    let hello = match greet(thread, &mut socket).await {
-        Ok(hello::FirstBytes::Hello(hello)) => hello,
-        Ok(hello::FirstBytes::PlainHttp) => return Some(Welcomed::PlainHttp(socket, holding)),
-        Ok(hello::FirstBytes::Incomplete | hello::FirstBytes::Malformed) => {
-            return turned_away(thread, Refusal::HelloMalformed);
-        }
-        Err(refusal) => return turned_away(thread, refusal),
-    };
-    let admissible = match admissible(&thread.live(), &socket, &hello, &mut holding) {
-        Ok(admissible) => admissible,
-        Err(refusal) => {
-            tell_alert(&socket, refusal);
-            return refused(thread, hello.server_name.as_ref(), refusal);
-        }
-    };
-    holding.gauge.set(ConnectionState::Queued);
-    let ClientHello { server_name, .. } = hello;
-    let gauge = &mut holding.gauge;
-    match handshake::run(thread, socket, server_name.clone(), admissible, gauge).await {
-        Ok(handshaken) => Some(Welcomed::Encrypted(Box::new(handshaken), holding)),
-        Err(refusal) => refused(thread, server_name.as_ref(), refusal),
+    if is_introduced(thread, socket.client) {
+        tokio::task::spawn_local(arrive_late(thread.clone(), socket, holding));
+        return;
     }
+    holding.gauge.set(ConnectionState::Hello);
+    match hello::glance(&mut socket) {
+        Ok(Some(first)) => greeted(thread, socket, first, holding, not_before),
+        Ok(None) => drop(tokio::task::spawn_local(arrive_late(thread.clone(), socket, holding))),
+        Err(refusal) => thread.proxy.metrics.turned_away(refusal),
+    }
+}
+
+/// The same for one whose hello must be waited for.
+async fn arrive_late(thread: Rc<Thread>, mut socket: Socket, mut holding: Holding) {
+    let read = async {
+        introduce(&thread, &mut socket).await?;
+        holding.gauge.set(ConnectionState::Hello);
+        greet(&thread, &mut socket).await
+    };
+    match Box::pin(read).await {
+        Ok(first) => greeted(&thread, socket, first, holding, None),
+        Err(refusal) => thread.proxy.metrics.turned_away(refusal),
+    }
+}
+
+/// Whether a trusted network's PROXY header comes first.
+fn is_introduced(thread: &Thread, client: SocketAddr) -> bool {
+    let live = thread.live();
+    let networks = &live.snapshot.listen.proxy_protocol_from;
+    networks.iter().any(|network| network.contains(&client.ip()))
 }
 
 /// Names the client: as the kernel does, or a trusted network's PROXY header.
-async fn introduce(
-    thread: &Thread,
-    stream: TcpStream,
-    (client, local): (SocketAddr, Option<SocketAddr>),
-) -> Result<Socket, Refusal> {
-    let local = local.map_or_else(|| stream.local_addr(), Ok);
-    let local = local.map_err(|_| Refusal::ClientGone)?;
-    let local = SocketAddr::new(local.ip().to_canonical(), local.port());
-    let live = thread.live();
-    let networks = &live.snapshot.listen.proxy_protocol_from;
-    if !networks.iter().any(|network| network.contains(&client.ip())) {
-        return Ok(Socket::new(stream, client, local));
+async fn introduce(thread: &Thread, socket: &mut Socket) -> Result<(), Refusal> {
+    if !is_introduced(thread, socket.client) {
+        return Ok(());
     }
     let deadline = thread.timers.deadline();
-    deadline.arm(live.snapshot.timeouts.hello);
-    let mut socket = Socket::new(stream, client, local);
-    let header = deadline.bound(proxy_protocol::read(&mut socket)).await;
+    deadline.arm(thread.live().snapshot.timeouts.hello);
+    let header = deadline.bound(proxy_protocol::read(socket)).await;
     let introduced = header.map_err(|_| Refusal::ProxyHeader)??;
-    (socket.client, socket.local) = introduced.addresses.unwrap_or((client, local));
+    if let Some(addresses) = introduced.addresses {
+        (socket.client, socket.local) = addresses;
+    }
     socket.push_back(introduced.rest);
-    Ok(socket)
+    Ok(())
 }
 
 /// Reads the hello under its deadline; its bytes go back to the socket for the handshake.
@@ -137,18 +114,65 @@ async fn greet(thread: &Thread, socket: &mut Socket) -> Result<hello::FirstBytes
     Ok(first)
 }
 
+/// A connection whose first bytes are known: a hello goes into the queue.
+fn greeted(
+    thread: &Rc<Thread>,
+    mut socket: Socket,
+    first: hello::FirstBytes,
+    mut holding: Holding,
+    not_before: Option<Instant>,
+) {
+    let hello = match first {
+        hello::FirstBytes::Hello(hello) => hello,
+        hello::FirstBytes::PlainHttp => {
+            tokio::task::spawn_local(redirect(thread, socket, holding));
+            return;
+        }
+        hello::FirstBytes::Incomplete | hello::FirstBytes::Malformed => {
+            return thread.proxy.metrics.turned_away(Refusal::HelloMalformed);
+        }
+    };
+    let live = thread.live();
+    let site = hello.server_name.as_ref().and_then(|name| live.site(name.as_str()));
+    let metrics = site.map(|(_, state)| state.metrics.clone());
+    // The client began to wait when its last segment came, not when this thread had time.
+    let since = not_before.unwrap_or_else(|| {
+        let waited = socket.descriptor().and_then(|it| kernel::since_last_segment(it).ok());
+        Instant::now() - waited.unwrap_or_default()
+    });
+    match admissible(&live, (site, &socket), &hello, since, &mut holding) {
+        Ok(admissible) => {
+            holding.gauge.set(ConnectionState::Queued);
+            let ClientHello { server_name, .. } = hello;
+            let guest = Guest { socket, server_name, site: metrics, holding };
+            handshake::queue(thread, guest, admissible);
+        }
+        Err(refusal) => {
+            tell_alert(&mut socket, refusal);
+            thread.proxy.metrics.refused_at(metrics.as_deref(), refusal);
+        }
+    }
+}
+
+/// A connection whose handshake has begun, to its close.
+pub async fn go_on(thread: Rc<Thread>, started: Started) {
+    // Each stage is boxed by itself: an open connection holds the state of its stage alone.
+    let finished = Box::pin(handshake::finish(&thread, started)).await;
+    let Some((handshaken, holding)) = finished else { return };
+    let served = serve(&thread, handshaken, holding);
+    drop(thread);
+    served.await;
+}
+
 /// What the handshake queue needs to know; takes the client's place among its site's connections.
 fn admissible(
     live: &Live,
-    socket: &Socket,
+    (site, socket): (Option<(&Arc<Site>, &Arc<SiteState>)>, &Socket),
     hello: &ClientHello,
+    since: Instant,
     holding: &mut Holding,
 ) -> Result<Admissible, Refusal> {
-    // The client began to wait when its last segment came, not when this thread had time.
-    let waited = socket.descriptor().and_then(|it| kernel::since_last_segment(it).ok());
-    let since = Instant::now() - waited.unwrap_or_default();
     let name = hello.server_name.as_ref().map(Hostname::as_str);
-    let site = name.and_then(|name| live.site(name));
     let certs = &live.snapshot.certs;
     if site.is_none() && live.snapshot.certificates.default.is_none() {
         return Err(Refusal::UnknownServerName);
@@ -210,26 +234,12 @@ fn cost(live: &Live, site: Option<&Site>, hello: &ClientHello) -> u32 {
 }
 
 /// A client that no certificate fits is told so; every other refusal is a reset.
-fn tell_alert(socket: &Socket, refusal: Refusal) {
+fn tell_alert(socket: &mut Socket, refusal: Refusal) {
     match refusal {
         Refusal::UnknownServerName => tls::alert(socket, tls::Alert::UnrecognizedName),
         Refusal::NoCertificate => tls::alert(socket, tls::Alert::InternalError),
         _ => socket.reset_on_close(),
     }
-}
-
-fn refused(thread: &Thread, server_name: Option<&Hostname>, refusal: Refusal) -> Option<Welcomed> {
-    let live = thread.live();
-    match server_name.and_then(|name| live.site(name.as_str())) {
-        Some((_, state)) => state.metrics.refused(refusal),
-        None => thread.proxy.metrics.turned_away(refusal),
-    }
-    None
-}
-
-fn turned_away(thread: &Thread, refusal: Refusal) -> Option<Welcomed> {
-    thread.proxy.metrics.turned_away(refusal);
-    None
 }
 
 /// Plain HTTP on the TLS port: told where the site is.
@@ -241,11 +251,11 @@ fn redirect(thread: &Rc<Thread>, socket: Socket, holding: Holding) -> Served {
 
 /// A connection to a plain listener: redirected to `https_port`, ACME challenges let through.
 pub async fn arrive_plain(thread: Rc<Thread>, arrival: Arrival, https_port: u16) {
-    let Arrival { stream, client, local, slot } = arrival;
     let gauge = thread.proxy.metrics.connection(ConnectionState::Accepted);
+    let Arrival { mut socket, slot, .. } = arrival;
     let holding = Holding { slot, gauge, place: None };
-    match introduce(&thread, stream, (client, local)).await {
-        Ok(socket) => serve_plain(&thread, socket, holding, https_port).await,
+    match introduce(&thread, &mut socket).await {
+        Ok(()) => serve_plain(&thread, socket, holding, https_port).await,
         Err(refusal) => thread.proxy.metrics.turned_away(refusal),
     }
 }

@@ -2,10 +2,13 @@
 //!
 //! A handshake thread stands beside each serving thread at lower priority (nice +10): when both
 //! want the core, established traffic goes first. It computes and nothing else: the connection
-//! stays registered with its serving thread, which waits for the client and bounds that wait. In
+//! belongs to its serving thread, which waits for the client and bounds that wait. In
 //! TLS 1.3 the server's one flight holds all the costly work, so one step does it, and the client's
 //! answer is checked where it arrives. Whatever else needs asymmetric crypto (a hello retried, TLS
 //! 1.2, a client's certificate) goes back to the handshake threads for each step.
+//!
+//! A connection that waits for its first step is a value in the queue and no task: under a flood most
+//! are turned away there. Its serving thread gets it back once it has begun.
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,13 +16,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
+use super::connection::Holding;
 use super::{Proxy, Thread, certificate};
 use crate::admission::{self, Entry};
 use crate::metrics::{
-    ConnectionGauge, ConnectionState, HandshakeOutcome, HandshakeResult, HandshakeVersion,
-    QueueName, Resumption,
+    ConnectionState, HandshakeOutcome, HandshakeResult, HandshakeVersion, QueueName, Resumption,
+    SiteMetrics,
 };
 use crate::names::{CustomerId, Hostname};
 use crate::queue::Sort;
@@ -61,20 +65,36 @@ pub struct Handshaken {
     pub tls: Option<SiteTls>,
 }
 
-/// A connection that waits for a handshake thread.
-pub struct Waiting {
-    next: Next,
-    answer: oneshot::Sender<Result<Stepped, Refusal>>,
+/// A connection that has sent its hello.
+pub struct Guest {
+    /// The connection, its hello unread.
+    pub socket: Socket,
+    /// The SNI.
+    pub server_name: Option<Hostname>,
+    /// Where a refusal is counted, if a site has the name.
+    pub site: Option<Arc<SiteMetrics>>,
+    /// What it holds from accept to close.
+    pub holding: Holding,
 }
 
-enum Next {
-    /// To be begun for this server name.
-    Begin(Socket, Option<Hostname>),
-    GoOn(Box<Begun>),
+/// A connection whose first step is taken: its serving thread goes on with it.
+pub struct Started {
+    stepped: Stepped,
+    server_name: Option<Hostname>,
+    site: Option<Arc<SiteMetrics>>,
+    holding: Holding,
+}
+
+/// A connection that waits for a handshake thread.
+pub enum Waiting {
+    /// No task of its serving thread waits for it: that gets it once it has begun.
+    Begin(Box<Guest>, mpsc::Sender<Started>),
+    /// Its task waits for the next step.
+    GoOn(Box<Begun>, oneshot::Sender<Stepped>),
 }
 
 /// A handshake that has begun.
-struct Begun {
+pub struct Begun {
     handshake: tls::Handshake,
     tls: Option<SiteTls>,
     at: Instant,
@@ -84,7 +104,7 @@ struct Begun {
 }
 
 /// A handshake after a step, and whether it is over.
-struct Stepped {
+pub struct Stepped {
     begun: Box<Begun>,
     over: Option<Result<tls::Established, Refusal>>,
 }
@@ -98,43 +118,54 @@ impl Drop for Place {
     }
 }
 
+impl Guest {
+    /// Counts why it is turned away, and ends it with a reset, at once.
+    fn turn_away(self, proxy: &Proxy, refusal: Refusal) {
+        self.socket.reset_on_close();
+        turned_away(proxy, self.site.as_deref(), refusal);
+    }
+}
+
 impl Waiting {
-    fn new(next: Next) -> (Waiting, oneshot::Receiver<Result<Stepped, Refusal>>) {
-        let (answer, stepped) = oneshot::channel();
-        (Waiting { next, answer }, stepped)
-    }
-
-    /// Ends it with a reset, at once; its serving thread counts that.
-    pub fn turn_away(self, refusal: Refusal) {
-        if let Next::Begin(socket, _) = &self.next {
-            socket.reset_on_close();
+    /// Turns away what has not begun; nothing else is ever to be.
+    pub fn turn_away(self, proxy: &Proxy, refusal: Refusal) {
+        if let Waiting::Begin(guest, _) = self {
+            guest.turn_away(proxy, refusal);
         }
-        drop(self.next);
-        // Nobody listens where the serving thread has ended.
-        let _ = self.answer.send(Err(refusal));
     }
 
-    /// Takes one step, on a handshake thread.
+    /// Takes one step, on a handshake thread, and gives back what came of it.
     fn step(self, proxy: &Arc<Proxy>, waited: Duration) {
-        let mut begun = match self.next {
-            Next::GoOn(begun) => begun,
-            Next::Begin(socket, server_name) => {
+        match self {
+            Waiting::Begin(guest, home) => {
                 proxy.metrics.queue_wait(QueueName::Handshake, waited);
-                Box::new(Begun::new(proxy, socket, server_name.as_ref(), waited))
+                let Guest { socket, server_name, site, holding } = *guest;
+                let name = server_name.as_ref();
+                let Some(stepped) = guarded(|| Begun::new(proxy, socket, name, waited).step())
+                else {
+                    return turned_away(proxy, site.as_deref(), Refusal::HandshakeFailed);
+                };
+                // There is room for all that hold a place; a serving thread ends with the process.
+                let _ = home.try_send(Started { stepped, server_name, site, holding });
             }
-        };
-        // Its serving thread polls it again, with a waker of its own.
-        let over = match begun.handshake.poll_step(&mut Context::from_waker(Waker::noop())) {
-            Poll::Pending => None,
-            Poll::Ready(over) => Some(over),
-        };
-        let _ = self.answer.send(Ok(Stepped { begun, over }));
+            Waiting::GoOn(begun, answer) => {
+                if let Some(stepped) = guarded(|| begun.step()) {
+                    // Nobody listens where the task has given it up.
+                    let _ = answer.send(stepped);
+                }
+            }
+        }
     }
+}
+
+/// A panic costs its own connection, as in a task of a serving thread.
+fn guarded(step: impl FnOnce() -> Stepped) -> Option<Stepped> {
+    catch_unwind(AssertUnwindSafe(step)).ok()
 }
 
 impl admission::Waiting for Waiting {
     fn is_gone(&self) -> bool {
-        matches!(&self.next, Next::Begin(socket, _) if socket.is_gone())
+        matches!(self, Waiting::Begin(guest, _) if guest.socket.is_gone())
     }
 }
 
@@ -144,7 +175,7 @@ impl Begun {
         socket: Socket,
         server_name: Option<&Hostname>,
         waited: Duration,
-    ) -> Begun {
+    ) -> Box<Begun> {
         // First: whatever happens, the place is given back.
         let place = Place(proxy.clone());
         let live = proxy.live();
@@ -152,13 +183,23 @@ impl Begun {
         let config = live.snapshot.certs.server_config(certificate::tls_policy(site));
         let left = live.snapshot.queues.handshake_deadline.saturating_sub(waited);
         let at = Instant::now();
-        Begun {
+        Box::new(Begun {
             handshake: tls::Handshake::begin(config, socket),
             tls: site.map(|site| site.tls.clone()),
             at,
             until: at + left + ROUND_TRIPS,
             _place: place,
-        }
+        })
+    }
+
+    /// Goes as far as the client's bytes allow.
+    fn step(mut self: Box<Begun>) -> Stepped {
+        // Its serving thread polls it again, with a waker of its own.
+        let over = match self.handshake.poll_step(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => None,
+            Poll::Ready(over) => Some(over),
+        };
+        Stepped { begun: self, over }
     }
 
     /// Whether what is left is symmetric crypto alone.
@@ -172,57 +213,46 @@ impl Begun {
 /// the queue is left in its own order and no faster than the thread computes.
 pub fn work(proxy: &Arc<Proxy>) {
     loop {
-        let (waiting, waited) = proxy.handshakes.next(Waiting::turn_away);
-        // A panic costs its own connection, as in a task of a serving thread: the answer's sender is
-        // dropped, and the place with it.
-        let _ = catch_unwind(AssertUnwindSafe(|| waiting.step(proxy, waited)));
+        let discard = |waiting: Waiting, refusal| waiting.turn_away(proxy, refusal);
+        let (waiting, waited) = proxy.handshakes.next(discard);
+        waiting.step(proxy, waited);
     }
 }
 
-/// Takes a connection through the queue and its handshake; the gauge follows it. Counts how that
-/// ends, but for the site. *Cancel safety*: dropping it gives the handshake up, at its next step.
-///
-/// # Errors
-/// Why there is no handshake.
-pub async fn run(
-    thread: &Thread,
-    socket: Socket,
-    server_name: Option<Hostname>,
-    admissible: Admissible,
-    gauge: &mut ConnectionGauge,
-) -> Result<Handshaken, Refusal> {
+/// Lets a connection wait for a handshake thread, or turns it or another away.
+pub fn queue(thread: &Thread, guest: Guest, admissible: Admissible) {
     let proxy = &thread.proxy;
-    let (item, stepped) = Waiting::new(Next::Begin(socket, server_name.clone()));
+    let item = Waiting::Begin(Box::new(guest), thread.started.clone());
     let Admissible { customer, weight, cost, sort, since } = admissible;
     let entry = Entry { customer, weight, cost, sort, since, item };
     for (waiting, refusal) in proxy.handshakes.push(entry) {
-        waiting.turn_away(refusal);
+        waiting.turn_away(proxy, refusal);
     }
-    let first = match stepped.await.unwrap_or(Err(Refusal::HandshakeFailed)) {
-        Ok(first) => first,
-        Err(refusal) => {
-            proxy.metrics.refused(QueueName::Handshake, refusal);
-            count(proxy, ended(refusal, HandshakeResult::Refused), None, Duration::ZERO);
-            return Err(refusal);
-        }
-    };
-    gauge.set(ConnectionState::Handshake);
-    let (at, tls) = (first.begun.at, first.begun.tls.clone());
-    match finish(thread, first).await {
+}
+
+/// Finishes a handshake that has begun; the gauge follows it. `None` where it failed, which is
+/// counted. *Cancel safety*: dropping it gives the handshake up, at its next step.
+pub async fn finish(thread: &Thread, started: Started) -> Option<(Handshaken, Holding)> {
+    let proxy = &thread.proxy;
+    let Started { stepped, server_name, site, mut holding } = started;
+    holding.gauge.set(ConnectionState::Handshake);
+    let (at, tls) = (stepped.begun.at, stepped.begun.tls.clone());
+    match steps(thread, stepped).await {
         Ok(tls::Established { stream, settled }) => {
-            gauge.set(ConnectionState::Idle);
+            holding.gauge.set(ConnectionState::Idle);
             count(proxy, HandshakeResult::Ok, Some(settled), at.elapsed());
-            Ok(Handshaken { stream, settled, server_name, tls })
+            Some((Handshaken { stream, settled, server_name, tls }, holding))
         }
         Err(refusal) => {
             count(proxy, ended(refusal, HandshakeResult::Failed), None, at.elapsed());
-            Err(refusal)
+            proxy.metrics.refused_at(site.as_deref(), refusal);
+            None
         }
     }
 }
 
 /// Waits for the client, within the deadline, and lets what it says be worked on.
-async fn finish(thread: &Thread, mut stepped: Stepped) -> Result<tls::Established, Refusal> {
+async fn steps(thread: &Thread, mut stepped: Stepped) -> Result<tls::Established, Refusal> {
     let deadline = thread.timers.deadline();
     deadline.arm(stepped.begun.until.saturating_duration_since(Instant::now()));
     loop {
@@ -236,10 +266,17 @@ async fn finish(thread: &Thread, mut stepped: Stepped) -> Result<tls::Establishe
         }
         let ready = deadline.bound(poll_fn(|cx| begun.handshake.poll_ready(cx))).await;
         ready.map_err(|_| Refusal::HandshakeDeadline)?;
-        let (waiting, next) = Waiting::new(Next::GoOn(begun));
-        thread.proxy.handshakes.go_on(waiting);
-        stepped = next.await.unwrap_or(Err(Refusal::HandshakeFailed))?;
+        let (answer, next) = oneshot::channel();
+        thread.proxy.handshakes.go_on(Waiting::GoOn(begun, answer));
+        stepped = next.await.map_err(|_| Refusal::HandshakeFailed)?;
     }
+}
+
+/// Counts a connection whose handshake has not begun.
+fn turned_away(proxy: &Proxy, site: Option<&SiteMetrics>, refusal: Refusal) {
+    proxy.metrics.refused(QueueName::Handshake, refusal);
+    count(proxy, ended(refusal, HandshakeResult::Refused), None, Duration::ZERO);
+    proxy.metrics.refused_at(site, refusal);
 }
 
 /// How a handshake ended that was refused for this reason; `otherwise` for any that has no result
@@ -269,6 +306,7 @@ mod tests {
     use rustls::sign::CertifiedKey;
     use std::net::{TcpListener, TcpStream};
 
+    use super::super::ConnectionSlot;
     use super::*;
     use crate::accesslog::{AccessLog, Format, Target};
     use crate::metrics::Metrics;
@@ -324,13 +362,18 @@ mod tests {
         (Socket::new(stream, from, address), client)
     }
 
-    fn push(proxy: &Proxy, socket: Socket) -> oneshot::Receiver<Result<Stepped, Refusal>> {
-        let (item, stepped) = Waiting::new(Next::Begin(socket, None));
+    fn push(proxy: &Arc<Proxy>, socket: Socket) -> mpsc::Receiver<Started> {
+        let (home, started) = mpsc::channel(1);
+        let slot = ConnectionSlot::take(proxy, 10).unwrap();
+        let gauge = proxy.metrics.connection(ConnectionState::Queued);
+        let holding = Holding { slot, gauge, place: None };
+        let guest = Guest { socket, server_name: None, site: None, holding };
+        let item = Waiting::Begin(Box::new(guest), home);
         let since = Instant::now();
         let customer = CustomerId::parse("a").unwrap();
         let entry = Entry { customer, weight: 1, cost: 1, sort: Sort::Heavy, since, item };
         assert!(proxy.handshakes.push(entry).is_empty());
-        stepped
+        started
     }
 
     #[tokio::test]
@@ -339,21 +382,21 @@ mod tests {
         let (socket, _client) = said_hello();
         // Takes the only place, as a handshake thread would, and meets the defect at the next step.
         let _first = push(&proxy, socket);
-        let (waiting, waited) = proxy.handshakes.next(Waiting::turn_away);
-        let Next::Begin(socket, _) = waiting.next else { panic!("it has not begun") };
+        let (waiting, waited) = proxy.handshakes.next(|_, _| panic!("nobody is turned away"));
+        let Waiting::Begin(guest, _) = waiting else { panic!("it has not begun") };
         let (spare, _client) = said_hello();
         let mut begun = Begun::new(&proxy, spare, None, waited);
-        begun.handshake = tls::Handshake::begin(defective(), socket);
-        let (waiting, stepped) = Waiting::new(Next::GoOn(Box::new(begun)));
-        proxy.handshakes.go_on(waiting);
+        begun.handshake = tls::Handshake::begin(defective(), guest.socket);
+        let (answer, stepped) = oneshot::channel();
+        proxy.handshakes.go_on(Waiting::GoOn(begun, answer));
         let worker = proxy.clone();
         // Works for as long as the test's process runs.
         std::thread::spawn(move || work(&worker));
         assert!(stepped.await.is_err(), "its connection is told that nothing will come");
 
         let (socket, _client) = said_hello();
-        let next = push(&proxy, socket).await.expect("the thread works on, and the place is free");
         // No site has the name, so TLS refuses it; what counts is that it was looked at.
-        assert!(next.is_ok());
+        let next = push(&proxy, socket).recv().await;
+        assert!(next.is_some(), "the thread works on, and the place is free");
     }
 }

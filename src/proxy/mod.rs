@@ -22,6 +22,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use foldhash::HashMap;
+use tokio::sync::mpsc;
 
 use crate::accesslog::AccessLog;
 use crate::admission::{
@@ -110,7 +111,7 @@ impl Proxy {
         let snapshot = Arc::new(snapshot);
         let generation = snapshot.generation;
         for (waiting, refusal) in self.handshakes.reconfigure(handshake_limits(&snapshot)) {
-            waiting.turn_away(refusal);
+            waiting.turn_away(self, refusal);
         }
         let live = Live::new(snapshot, access, &self.metrics, Some(&self.live()));
         self.live.store(Arc::new(live));
@@ -290,17 +291,22 @@ pub struct Thread {
     pub timers: Rc<Timers>,
     /// The thread's connections to endpoints.
     pub client: Rc<Client>,
+    /// Where handshake threads lay down what has begun.
+    started: mpsc::Sender<handshake::Started>,
     live: RefCell<Here>,
     request_ids: RequestIds,
 }
 
 impl Thread {
-    /// A thread's part, on the thread itself.
-    pub fn new(proxy: Arc<Proxy>) -> Rc<Thread> {
+    /// A thread's part, on the thread itself, and what it is to go on with: handshakes that have
+    /// begun.
+    pub fn new(proxy: Arc<Proxy>) -> (Rc<Thread>, mpsc::Receiver<handshake::Started>) {
+        let (started, begun) = mpsc::channel(places(&proxy.live().snapshot));
         let timers = Timers::new();
         let client = Client::new(timers.clone());
         let live = RefCell::new(Rc::new(proxy.live()));
-        Rc::new(Thread { proxy, timers, client, live, request_ids: RequestIds::default() })
+        let request_ids = RequestIds::default();
+        (Rc::new(Thread { proxy, timers, client, started, live, request_ids }), begun)
     }
 
     /// What is served now; one look at a counter unless there was a reload.

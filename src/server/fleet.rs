@@ -5,6 +5,7 @@
 //! The control thread talks to the serving threads by bounded channels of [`Order`]s.
 
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -14,11 +15,12 @@ use std::time::Duration;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
 
-use crate::listener::{Accepted, Acceptor};
+use crate::listener::{Accepted, Acceptor, Incoming};
 use crate::proxy::connection::{self, Arrival};
 use crate::proxy::handshake;
 use crate::proxy::{ConnectionSlot, Proxy, Thread};
 use crate::shards;
+use crate::tls::Socket;
 
 /// Orders that may wait for a serving thread: a reload sends one for each listener.
 const ORDERS_MAX: usize = 64;
@@ -31,8 +33,8 @@ const FULL_PAUSE: Duration = Duration::from_millis(5);
 /// what any backlog holds.
 const GATHERING: Duration = Duration::from_millis(1);
 
-/// Connections taken in before others have a turn.
-const TAKEN_MAX: usize = 64;
+/// Connections taken in, or taken up, before others have a turn: half a millisecond's work.
+const TAKEN_MAX: usize = 16;
 
 /// A listening socket of the edge.
 #[derive(Debug)]
@@ -157,7 +159,8 @@ fn run_thread(number: usize, work: impl Future<Output = ()>) {
 }
 
 async fn serve(proxy: Arc<Proxy>, mut orders: mpsc::Receiver<Order>) {
-    let thread = Thread::new(proxy);
+    let (thread, started) = Thread::new(proxy);
+    tokio::task::spawn_local(go_on(thread.clone(), started));
     tokio::task::spawn_local(thread.timers.clone().sweep());
     tokio::task::spawn_local(thread.client.clone().sweep());
     // The sender lives as long as the process.
@@ -168,6 +171,20 @@ async fn serve(proxy: Arc<Proxy>, mut orders: mpsc::Receiver<Order>) {
             }
             Order::LookAround => thread.timers.wake_all(),
             Order::Renew => drop(thread.live()),
+        }
+    }
+}
+
+/// Takes up what handshake threads have begun. While others wait, a thread does so once in so long,
+/// as it accepts: to be woken for each would take the core from the next one's handshake.
+async fn go_on(thread: Rc<Thread>, mut started: mpsc::Receiver<handshake::Started>) {
+    let mut taken = Vec::new();
+    while started.recv_many(&mut taken, TAKEN_MAX).await > 0 {
+        for one in taken.drain(..) {
+            tokio::task::spawn_local(connection::go_on(thread.clone(), one));
+        }
+        if thread.proxy.handshakes.is_contended() {
+            tokio::time::sleep(GATHERING).await;
         }
     }
 }
@@ -187,12 +204,24 @@ async fn accept(thread: Rc<Thread>, listener: Arc<Listener>) {
             accepted = acceptor.next() => arrived(&thread, &listener, accepted).await,
             _ = stop.wait_for(|stopped| *stopped) => break,
         }
-        for _ in 1..TAKEN_MAX {
-            let Some((stream, client)) = acceptor.try_next() else { break };
-            arrived(&thread, &listener, Accepted::Connection(stream, client)).await;
-        }
-        if thread.proxy.handshakes.is_contended() {
-            tokio::time::sleep(GATHERING).await;
+        loop {
+            let mut taken = 1;
+            while taken < TAKEN_MAX
+                && let Some(incoming) = acceptor.try_next()
+            {
+                arrived(&thread, &listener, Accepted::Connection(incoming)).await;
+                taken += 1;
+            }
+            if *stop.borrow() {
+                break;
+            } else if taken == TAKEN_MAX {
+                tokio::task::yield_now().await;
+            } else if thread.proxy.handshakes.is_contended() {
+                acceptor.look_away();
+                tokio::time::sleep(GATHERING).await;
+            } else {
+                break;
+            }
         }
     }
     let next = || tokio::time::timeout(Duration::ZERO, acceptor.next());
@@ -202,18 +231,30 @@ async fn accept(thread: Rc<Thread>, listener: Arc<Listener>) {
 }
 
 async fn arrived(thread: &Rc<Thread>, listener: &Listener, accepted: Accepted) {
-    let Accepted::Connection(stream, client) = accepted else {
+    let Accepted::Connection(Incoming { stream, client, not_before }) = accepted else {
         thread.proxy.metrics.turned_away(crate::refusal::Refusal::ConnectionLimit);
         return;
     };
-    let local = Some(listener.address).filter(|address| !address.ip().is_unspecified());
-    let arrival = Arrival { stream, client, local, slot: place(thread).await };
-    let thread = thread.clone();
+    let local = match listener.address {
+        one if one.ip().is_unspecified() => stream.local_addr(),
+        one => Ok(one),
+    };
+    let Ok(local) = local else {
+        return thread.proxy.metrics.turned_away(crate::refusal::Refusal::ClientGone);
+    };
+    let local = SocketAddr::new(local.ip().to_canonical(), local.port());
+    let socket = Socket::new(stream, client, local);
+    let arrival = Arrival { socket, slot: place(thread).await, not_before };
     match listener.speaks {
-        Speaks::Https => tokio::task::spawn_local(connection::arrive(thread, arrival)),
+        Speaks::Https => {
+            // As in a task, a panic costs its own connection.
+            let arrive = || connection::arrive(thread, arrival);
+            let _ = catch_unwind(AssertUnwindSafe(arrive));
+        }
         Speaks::Http => {
             let https_port = listener.https_port.load(Ordering::Relaxed);
-            tokio::task::spawn_local(connection::arrive_plain(thread, arrival, https_port))
+            let arrive = connection::arrive_plain(thread.clone(), arrival, https_port);
+            tokio::task::spawn_local(arrive);
         }
     };
 }

@@ -371,7 +371,7 @@ impl Edge {
     /// Turns away what has waited past its deadline while no handshake thread looked.
     fn tidy(&self) {
         for (waiting, refusal) in self.proxy.handshakes.expire() {
-            waiting.turn_away(refusal);
+            waiting.turn_away(&self.proxy, refusal);
         }
     }
 

@@ -3,14 +3,17 @@
 //! [`parse`] is pure: it looks at the bytes a client has sent so far and says what they are. It
 //! takes from the hello what decides about the connection's further way - the server name, whether
 //! HTTP/2 is offered, whether a resumption is - and judges nothing else: the TLS library reads the
-//! same bytes again and has the last word. [`read`] is the thin I/O around it: it gives the bytes
-//! back with the answer, so that the handshake can begin with them.
+//! same bytes again and has the last word. [`glance`] is the thin I/O around it for a hello that is
+//! there as a whole, as nearly all are: it leaves the bytes in the kernel, so that one that is turned
+//! away needs no memory. [`read`] waits for the others, and gives the bytes back with the answer, so
+//! that the handshake can begin with them.
 
 use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 
+use super::Socket;
 use crate::names::Hostname;
 use crate::refusal::Refusal;
 
@@ -18,7 +21,7 @@ use crate::refusal::Refusal;
 /// post-quantum key shares and a large ticket may exceed one. RFC 8446 5.1: a record carries 2^14.
 pub const HELLO_BYTES_MAX: usize = 2 * (16_384 + RECORD_HEADER);
 
-/// What most hellos fit in: one with X25519MLKEM768 has about 1,700 bytes.
+/// What most hellos fit in: one with X25519MLKEM768 has about 1,700 bytes, a ticket some hundred.
 const HELLO_BYTES_USUAL: usize = 2_048;
 
 const RECORD_HEADER: usize = 5;
@@ -83,6 +86,24 @@ fn plain_http(bytes: &[u8]) -> FirstBytes {
         Some(b' ') => FirstBytes::PlainHttp,
         Some(_) => FirstBytes::Malformed,
         None => FirstBytes::Incomplete,
+    }
+}
+
+/// Looks at what a client has sent, and leaves it to be read: `None` where more must come, or where
+/// there is more than a look takes in. One system call, no allocation but the server name's.
+///
+/// # Errors
+/// `ClientGone` where the client closed or reset first.
+pub fn glance(socket: &mut Socket) -> Result<Option<FirstBytes>, Refusal> {
+    let mut bytes = [0; HELLO_BYTES_USUAL];
+    match socket.peek(&mut bytes) {
+        Ok(0) => Err(Refusal::ClientGone),
+        Ok(count) => match parse(&bytes[..count]) {
+            FirstBytes::Incomplete => Ok(None),
+            whole => Ok(Some(whole)),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
+        Err(_) => Err(Refusal::ClientGone),
     }
 }
 

@@ -98,8 +98,10 @@ impl Settled {
 
 /// Tells a client why it gets no handshake: a fatal alert in plain text (RFC 8446 6), as small as
 /// a record can be. Best effort, never waits.
-pub fn alert(socket: &Socket, description: Alert) {
+pub fn alert(socket: &mut Socket, description: Alert) {
     let record = [21, 3, 3, 0, 2, 2, description as u8];
+    // Closed with the hello unread, the connection would be reset, and the alert may be lost.
+    socket.discard();
     if let Some(descriptor) = socket.descriptor() {
         // The send buffer of a connection that has sent nothing is empty: this is one segment.
         let _ = socket2::SockRef::from(&descriptor).send(&record);

@@ -4,7 +4,8 @@
 //! learns of it when it first has to wait for it, and is its home from then on; a connection that
 //! is turned away at once never troubles the runtime. It may be polled on another thread
 //! meanwhile: a handshake step reads and writes it there, without a runtime. Bytes already read
-//! from it (the ClientHello, or what followed a PROXY header) are handed out again first.
+//! from it (a ClientHello that came in pieces, what followed a PROXY header) are handed out again
+//! first; most hellos are only [looked at](Socket::peek) and stay in the kernel.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};
@@ -14,10 +15,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
+
+use super::hello::HELLO_BYTES_MAX;
 
 /// The content type of an encrypted TLS 1.3 record (RFC 8446 5.2).
 const APPLICATION_DATA: u8 = 23;
@@ -27,6 +32,8 @@ const APPLICATION_DATA: u8 = 23;
 pub struct Socket {
     link: Link,
     unread: Bytes,
+    /// Bytes that were looked at are in the kernel still.
+    peeked: bool,
     /// The client, as the kernel or a trusted PROXY header names it.
     pub client: SocketAddr,
     /// The address it connected to.
@@ -49,12 +56,38 @@ impl Socket {
     /// Takes an accepted connection in nonblocking mode.
     pub fn new(stream: std::net::TcpStream, client: SocketAddr, local: SocketAddr) -> Socket {
         let (link, unread) = (Link::Fresh(stream), Bytes::new());
-        Socket { link, unread, client, local, encrypts: false, write_stalled: false }
+        let (peeked, encrypts, write_stalled) = (false, false, false);
+        Socket { link, unread, peeked, client, local, encrypts, write_stalled }
+    }
+
+    /// Copies out what the client has sent and nobody has read, and leaves it where it is.
+    ///
+    /// # Errors
+    /// The kernel's; `WouldBlock` where there is nothing yet.
+    pub fn peek(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let descriptor = self.descriptor().ok_or(io::ErrorKind::NotConnected)?;
+        let (count, _) = recv(descriptor, bytes, RecvFlags::PEEK)?;
+        self.peeked = count > 0;
+        Ok(count)
     }
 
     /// Bytes to be handed out before those still in the kernel.
     pub fn push_back(&mut self, unread: Bytes) {
         self.unread = unread;
+    }
+
+    /// Reads what has come and lets it go, as far as a hello may reach.
+    pub fn discard(&mut self) {
+        let Some(descriptor) = self.descriptor() else { return };
+        let mut bytes = [0; 4_096];
+        let mut all = 0;
+        while all < HELLO_BYTES_MAX {
+            match recv(descriptor, &mut bytes, RecvFlags::empty()) {
+                Ok((count, _)) if count > 0 => all += count,
+                _ => break,
+            }
+        }
+        self.peeked = false;
     }
 
     /// Whether an encrypted record has been written.
@@ -129,14 +162,13 @@ impl Socket {
         }
     }
 
-    /// Whether the client has closed or reset the connection: a look that consumes nothing.
-    /// One system call.
+    /// Whether the client has closed or reset the connection, whatever it has sent before. One
+    /// system call.
     pub fn is_gone(&self) -> bool {
         let Some(descriptor) = self.descriptor() else { return true };
-        match SockRef::from(&descriptor).peek(&mut [std::mem::MaybeUninit::uninit()]) {
-            Ok(count) => count == 0,
-            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-        }
+        let mut look = [PollFd::from_borrowed_fd(descriptor, PollFlags::RDHUP)];
+        // Failing, it shows itself to whoever reads.
+        poll(&mut look, Some(&Timespec::default())).is_ok_and(|events| events > 0)
     }
 
     /// Ready once the client has closed or reset the connection; pending while bytes are unread.
@@ -161,8 +193,11 @@ impl Socket {
     }
 
     /// Makes the next close a reset: the peer learns at once, and no state stays in the kernel.
+    /// Where the client's bytes are unread it is one already (RFC 1122 4.2.2.13).
     pub fn reset_on_close(&self) {
-        if let Some(descriptor) = self.descriptor() {
+        if !self.peeked
+            && let Some(descriptor) = self.descriptor()
+        {
             // Failing only makes the close a polite one.
             let _ = SockRef::from(&descriptor).set_linger(Some(Duration::ZERO));
         }
@@ -188,6 +223,14 @@ impl AsyncRead for Socket {
                 self.unread = Bytes::new(); // Lets the hello's memory go.
             }
             return Poll::Ready(Ok(()));
+        }
+        self.peeked = false;
+        if self.encrypts && matches!(self.link, Link::Fresh(_)) {
+            // The client answers a round trip after the server's flight: it need not be looked for.
+            if Handle::try_current().is_err() {
+                return Poll::Pending;
+            }
+            self.settle()?;
         }
         self.poll_io(
             cx,
