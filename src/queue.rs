@@ -27,11 +27,12 @@
 //!   deadline, each that was served found the oldest waiting for `patience` or longer is offered
 //!   more than it is served, and waiting will not mend that: it stands. From then on none of it
 //!   waits longer than `patience`: those who cannot be served are told soon (CoDel: Nichols,
-//!   Jacobson 2012). It stands until it is served within half of that, or empty. A line that is
-//!   never empty but served in time does not stand, however busy, nor does a burst; and no line is
-//!   touched by another's standing. With `patience` no shorter than the deadline there is no such
-//!   rule. An entry put out so leaves at its key's turn, or at any push or `expire` while its key is
-//!   the fattest.
+//!   Jacobson 2012). A newcomer is told at once where as many wait as were served lately in three
+//!   quarters of that: to take it in would cost more than it has to hope for. The line stands until it
+//!   is served within half of `patience` and has told no newcomer so for a deadline, or is empty. A line that is never empty but served in time
+//!   does not stand, however busy, nor does a burst; and no line is touched by another's standing.
+//!   With `patience` no shorter than the deadline there is no such rule. An entry put out for its age
+//!   leaves at its key's turn, or at any push or `expire` while its key is the fattest.
 //!
 //! States of an entry: *waiting* from `push` until it leaves, exactly once, by `pop` ([`Why::Turn`],
 //! [`Why::Gone`], [`Why::Expired`], [`Why::Standing`]), by another's `push` or by `shed` (these and
@@ -166,7 +167,7 @@ pub enum Why {
     Expired,
     /// The queue was full, and this was the fattest key's oldest.
     Displaced,
-    /// Its line stands, and this was its oldest.
+    /// Its line stands, and this was its oldest, or a newcomer without hope.
     Standing,
 }
 
@@ -199,16 +200,49 @@ struct Key<K, T> {
 struct Line<T> {
     waiting: List<Waiter<T>>,
     count: u64,
-    /// Since when whoever was served found the oldest waiting for too long.
-    late_since: Option<Instant>,
+    /// How long whoever was served has found the oldest waiting for too long.
+    late: Option<Late>,
     /// Cost served; comparable with the other sort's while both wait.
     served: u64,
+}
+
+/// A line that makes wait for too long.
+#[derive(Clone, Copy)]
+struct Late {
+    since: Instant,
+    /// Entries served, and since when they are counted: one to two deadlines ago, or `since`.
+    served: u64,
+    counted_since: Instant,
+    /// When a newcomer last had no hope.
+    hopeless_at: Option<Instant>,
+}
+
+impl Late {
+    fn begin(now: Instant) -> Late {
+        Late { since: now, served: 0, counted_since: now, hopeless_at: None }
+    }
+
+    /// One more was served. What is long past counts for less and less.
+    fn serve(mut self, deadline: Duration, now: Instant) -> Late {
+        self.served += 1;
+        if is_past(self.counted_since, deadline * 2, now) {
+            self.served /= 2;
+            self.counted_since += now.saturating_duration_since(self.counted_since) / 2;
+        }
+        self
+    }
+
+    /// Whether `count` are as many as were served in `time`.
+    fn is_beyond(&self, count: u64, time: Duration, now: Instant) -> bool {
+        let counted = now.saturating_duration_since(self.counted_since);
+        u128::from(count) * counted.as_nanos() >= u128::from(self.served) * time.as_nanos()
+    }
 }
 
 impl<T> Line<T> {
     fn new() -> Line<T> {
         let waiting = List::new(|waiter: &mut Waiter<T>| &mut waiter.of_sort);
-        Line { waiting, count: 0, late_since: None, served: 0 }
+        Line { waiting, count: 0, late: None, served: 0 }
     }
 }
 
@@ -232,8 +266,8 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         }
     }
 
-    /// Takes an entry in, and puts one out where the queue was full or the newcomer is already
-    /// past its deadline.
+    /// Takes an entry in, and puts one out where the queue was full, or the newcomer itself where it
+    /// is already past its deadline or has no hope.
     pub fn push(&mut self, entry: Entry<K, T>, now: Instant) -> Pushed<T> {
         self.serial += 1;
         let serial = self.serial;
@@ -266,12 +300,16 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         let line = &mut owner.lines[entry.sort as usize];
         if line.count == 0 {
             line.served = line.served.max(other);
-            line.late_since = None;
+            line.late = None;
         }
         line.waiting.push_back(&mut self.entries, at);
         line.count += 1;
         self.settle_fatness(key);
-        Pushed { ticket: Ticket { at, serial }, left: self.shed(now) }
+        let left = match self.is_hopeless(key, entry.sort, now) {
+            true => Some(self.leave(at, Why::Standing, now)),
+            false => self.shed(now),
+        };
+        Pushed { ticket: Ticket { at, serial }, left }
     }
 
     /// The next entry to leave: one past its deadline first, else the one whose turn it is. `gone`
@@ -416,7 +454,20 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
     /// Whether the line has been offered more than it is served for a whole deadline.
     fn stands(&self, line: &Line<T>, now: Instant) -> bool {
         let Limits { deadline, patience, .. } = self.limits;
-        patience < deadline && line.late_since.is_some_and(|since| is_past(since, deadline, now))
+        patience < deadline && line.late.is_some_and(|late| is_past(late.since, deadline, now))
+    }
+
+    /// Whether the line's last has too many before it.
+    fn is_hopeless(&mut self, key: usize, sort: Sort, now: Instant) -> bool {
+        let time = self.limits.patience * 3 / 4;
+        let line = &self.keys[key].lines[sort as usize];
+        let before = line.count - 1;
+        let is_beyond = line.late.is_some_and(|late| late.is_beyond(before, time, now));
+        let is_hopeless = is_beyond && self.stands(line, now);
+        if is_hopeless && let Some(late) = &mut self.keys[key].lines[sort as usize].late {
+            late.hopeless_at = Some(now);
+        }
+        is_hopeless
     }
 
     /// Looks how long the line makes wait, as one of it is served.
@@ -424,9 +475,12 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         let line = &self.keys[key].lines[sort as usize];
         let patience = self.limits.patience / if self.stands(line, now) { 2 } else { 1 };
         let oldest = line.waiting.first().map(|at| self.entries[at].since);
-        let is_late = oldest.is_some_and(|since| is_past(since, patience, now));
-        let late_since = &mut self.keys[key].lines[sort as usize].late_since;
-        *late_since = is_late.then(|| late_since.unwrap_or(now));
+        let is_lately = |at| !is_past(at, self.limits.deadline, now);
+        let is_late = oldest.is_some_and(|since| is_past(since, patience, now))
+            || line.late.and_then(|late| late.hopeless_at).is_some_and(is_lately);
+        let late = &mut self.keys[key].lines[sort as usize].late;
+        let serve = |late: Late| late.serve(self.limits.deadline, now);
+        *late = is_late.then(|| late.map_or_else(|| Late::begin(now), serve));
     }
 
     /// An entry of the key that has waited for longer than it may in a line that stands.

@@ -209,10 +209,10 @@ const PATIENCE: Duration = DEADLINE.checked_div(8).expect("eight is not zero");
 /// A queue whose key 1 has been offered five times what it is served until its line stands, and when
 /// that was.
 fn standing(now: Instant) -> (FairQueue<u32, u64>, Instant) {
-    let limits = Limits { depth: 200, deadline: DEADLINE, patience: PATIENCE };
+    let limits = Limits { depth: 2_000, deadline: DEADLINE, patience: PATIENCE };
     let (mut queue, mut at) = (FairQueue::new(limits), now);
-    for item in 0..125 {
-        at = now + DEADLINE * item as u32 / 100;
+    for item in 0..1_500 {
+        at = now + DEADLINE * item as u32 / 1_000;
         queue.push(entry(1, item, at), at);
         if item % 5 == 4 {
             while queue.pop(at, |_| false).is_some_and(|left| left.why != Why::Turn) {}
@@ -236,20 +236,33 @@ fn who_cannot_be_served_in_a_line_that_stands_is_told_soon() {
     assert!(served.len() >= 8 && served.iter().all(|(_, waited)| *waited < PATIENCE));
     assert!(served.is_sorted(), "in their order");
     // Empty, it stands no more.
-    for item in 200..202 {
+    for item in 2_000..2_002 {
         queue.push(entry(1, item, at), at);
     }
-    assert_eq!(items(&mut queue, at + DEADLINE / 4), [200, 201]);
+    assert_eq!(items(&mut queue, at + DEADLINE / 4), [2_000, 2_001]);
+}
+
+#[test]
+fn a_newcomer_to_a_line_that_stands_is_told_at_once_where_it_has_no_hope() {
+    let (mut queue, at) = standing(Instant::now());
+    // It is served 200 a second: 25 in its patience.
+    assert!((18..=19).contains(&queue.len()), "{}", queue.len());
+    for item in 2_000..2_010 {
+        let left = queue.push(entry(1, item, at), at).left.map(|left| (left.item, left.why));
+        assert!(left == Some((item, Why::Standing)) || item == 2_000, "{item}: {left:?}");
+        // Whoever else comes is taken in.
+        assert!(queue.push(entry(2, 10_000 + item, at), at).left.is_none());
+    }
 }
 
 #[test]
 fn a_line_that_stands_shortens_nobody_elses_patience() {
     let (mut queue, at) = standing(Instant::now());
     for item in 0..30 {
-        queue.push(entry(2, 1_000 + item, at), at);
+        queue.push(entry(2, 10_000 + item, at), at);
     }
     let out = drain(&mut queue, at + DEADLINE / 4);
-    let of_quiet = |(item, _): &&(u64, Why)| *item >= 1_000;
+    let of_quiet = |(item, _): &&(u64, Why)| *item >= 10_000;
     let (quiet, flood): (Vec<_>, Vec<_>) = out.iter().partition(of_quiet);
     assert!(quiet.len() == 30 && quiet.iter().all(|(_, why)| *why == Why::Turn));
     assert!(flood.len() >= 8 && flood.iter().all(|(_, why)| *why == Why::Standing));
@@ -284,8 +297,9 @@ fn a_line_that_is_served_in_time_again_stands_no_more() {
     while queue.len() > 4 {
         queue.pop(at, |_| false);
     }
-    serve_in_time(&mut queue, PATIENCE / 4, at, 40);
-    let late = at + PATIENCE / 4 * 10 + PATIENCE * 2;
+    // A deadline and more, since it refused newcomers.
+    serve_in_time(&mut queue, PATIENCE / 4, at, 160);
+    let late = at + PATIENCE / 4 * 40 + PATIENCE * 2;
     assert!(drain(&mut queue, late).iter().all(|(_, why)| *why == Why::Turn));
 }
 
@@ -317,8 +331,11 @@ struct Model {
     queue: FairQueue<u32, u64>,
     /// In the order of pushes.
     waiting: Vec<Waits>,
-    /// Since when each line, by key and sort, makes wait for too long.
-    late_since: [[Option<Instant>; 2]; 12],
+    /// Since when each line, by key and sort, makes wait for too long; since when its served are
+    /// counted, and how many.
+    late: [[Option<(Instant, Instant, u64)>; 2]; 12],
+    /// When a newcomer to it last had no hope.
+    hopeless_at: [[Option<Instant>; 2]; 12],
     patience: Duration,
     weights: [u32; 12],
     now: Instant,
@@ -334,7 +351,8 @@ impl Model {
         Model {
             queue: FairQueue::new(Limits { depth, deadline: DEADLINE, patience }),
             waiting: Vec::new(),
-            late_since: [[None; 2]; 12],
+            late: [[None; 2]; 12],
+            hopeless_at: [[None; 2]; 12],
             patience,
             weights: std::array::from_fn(|_| 1 + random.below(4) as u32),
             now: Instant::now(),
@@ -362,9 +380,19 @@ impl Model {
             },
             self.now,
         );
-        self.waiting.push(Waits { key, sort, item: self.next_item, since });
         let seed = self.seed;
-        assert_eq!(pushed.left.is_some(), self.waiting.len() > self.depth, "seed {seed}");
+        let hopeless = self.is_hopeless(key, sort);
+        self.waiting.push(Waits { key, sort, item: self.next_item, since });
+        let leaves = hopeless || self.waiting.len() > self.depth;
+        assert_eq!(pushed.left.is_some(), leaves, "seed {seed}");
+        if hopeless {
+            let left = pushed.left.expect("one leaves");
+            assert_eq!((left.item, left.why), (self.next_item, Why::Standing), "seed {seed}");
+            assert_eq!(left.waited, self.now - since, "seed {seed}");
+            self.waiting.pop();
+            self.hopeless_at[key as usize][sort as usize] = Some(self.now);
+            return;
+        }
         if let Some(left) = pushed.left {
             self.check_left(&left);
         }
@@ -376,11 +404,24 @@ impl Model {
         }
     }
 
+    /// Whether as many wait in a line that stands as it was served in three quarters of its patience.
+    fn is_hopeless(&self, key: u32, sort: Sort) -> bool {
+        let waiting = self.waiting.iter().filter(|w| w.key == key && w.sort == sort).count();
+        let Some((since, counted_since, served)) = self.late[key as usize][sort as usize] else {
+            return false;
+        };
+        let stands = self.patience < DEADLINE && self.now - since >= DEADLINE;
+        let counted = (self.now - counted_since).as_nanos();
+        let time = (self.patience * 3 / 4).as_nanos();
+        stands && waiting as u128 * counted >= u128::from(served) * time
+    }
+
     fn forget_empty(&mut self) {
         for key in 0..12 {
             for sort in [Sort::Heavy, Sort::Light] {
                 if !self.waiting.iter().any(|w| w.key == key && w.sort == sort) {
-                    self.late_since[key as usize][sort as usize] = None;
+                    self.late[key as usize][sort as usize] = None;
+                    self.hopeless_at[key as usize][sort as usize] = None;
                 }
             }
         }
@@ -393,8 +434,9 @@ impl Model {
         let line: Vec<Waits> =
             self.waiting.iter().copied().filter(|w| w.key == key && w.sort == sort).collect();
         let waited = self.now - since;
-        let late_since = &mut self.late_since[key as usize][sort as usize];
-        let is_long = late_since.is_some_and(|since| self.now - since >= DEADLINE);
+        let late = &mut self.late[key as usize][sort as usize];
+        let hopeless_at = &mut self.hopeless_at[key as usize][sort as usize];
+        let is_long = late.is_some_and(|(since, ..)| self.now - since >= DEADLINE);
         let stands = self.patience < DEADLINE && is_long;
         assert_eq!(left.waited, waited, "seed {seed}");
         match left.why {
@@ -413,13 +455,25 @@ impl Model {
                 assert!(waited < DEADLINE, "seed {seed}");
                 let oldest = self.now - line[0].since;
                 assert!(!stands || oldest < self.patience, "seed {seed}");
-                let late = oldest >= DEADLINE / 2;
-                let due = if late { line.last() } else { line.first() };
+                let newest_first = oldest >= DEADLINE / 2;
+                let due = if newest_first { line.last() } else { line.first() };
                 assert_eq!(Some(left.item), due.map(|waiter| waiter.item), "seed {seed}");
                 if left.why == Why::Turn {
                     let patience = if stands { self.patience / 2 } else { self.patience };
-                    let is_late = oldest >= patience;
-                    *late_since = is_late.then(|| late_since.unwrap_or(self.now));
+                    let is_late = oldest >= patience
+                        || hopeless_at.is_some_and(|at| self.now - at < DEADLINE);
+                    let served =
+                        |(since, counted_since, served): (Instant, Instant, u64)| match self.now
+                            - counted_since
+                        {
+                            long if long >= DEADLINE * 2 => {
+                                (since, counted_since + long / 2, served.div_ceil(2))
+                            }
+                            _ => (since, counted_since, served + 1),
+                        };
+                    let begun = (self.now, self.now, 0);
+                    *late = is_late.then(|| late.map_or(begun, served));
+                    *hopeless_at = hopeless_at.filter(|_| is_late);
                 }
             }
         }
