@@ -212,11 +212,11 @@ impl Listeners {
         self.https_port.store(port, Ordering::Relaxed);
     }
 
-    /// Stops accepting everywhere; what the kernel has queued is still taken.
-    pub fn stop(&mut self) {
-        for listener in self.open.drain(..) {
-            listener.stop.send_replace(true);
-        }
+    /// Stops accepting everywhere; what the kernel has queued is still taken. The senders are closed
+    /// once that is done.
+    pub fn stop(&mut self) -> Vec<watch::Sender<bool>> {
+        let stopped = self.open.drain(..).map(|listener| listener.stop.clone());
+        stopped.inspect(|stop| drop(stop.send_replace(true))).collect()
     }
 
     /// All listeners.

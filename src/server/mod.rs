@@ -416,11 +416,15 @@ impl Edge {
     async fn drain(mut self, terminate: &mut Signal, interrupt: &mut Signal) {
         let grace = self.proxy.live().snapshot.runtime.shutdown_grace;
         tracing::info!(connections = self.proxy.connections(), "draining");
-        self.listeners.stop();
+        let stopped = self.listeners.stop();
         // Whoever looks at the listeners would keep them open: clients would connect to nobody.
         self.told.serves(self.listeners.all());
         self.proxy.drain();
         let done = async {
+            // Before that, no connections does not mean that none is being taken.
+            for stop in &stopped {
+                stop.closed().await;
+            }
             while self.proxy.connections() > 0 {
                 self.fleet.look_around().await;
                 tokio::time::sleep(DRAIN_LOOK).await;
