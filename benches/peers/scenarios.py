@@ -33,7 +33,8 @@ def quantile(ordered, share):
 
 def run_on_cpu_1(command, seconds):
     done = subprocess.run(["taskset", "-c", "1", *command], capture_output=True, text=True, timeout=60 + 5 * seconds)
-    if done.returncode != 0 or not done.stdout:
+    # 3: sluss load says that it was late itself, which its report tells as well.
+    if done.returncode not in (0, 3) or not done.stdout:
         raise RuntimeError(f"{command[0]}: {(done.stdout + done.stderr)[-500:]}")
     return done.stdout
 

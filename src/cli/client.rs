@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use clap::Args;
-use http::header::{AUTHORIZATION, HOST};
+use http::header::{AUTHORIZATION, HOST, ORIGIN};
+use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -22,6 +23,9 @@ use crate::config::{self, AdminAddress};
 /// For connecting and for the whole answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// For a reload: the edge itself gives up after 120 s.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(130);
+
 /// 100,000 certificates with their hosts are some 60 MB.
 const ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
 
@@ -30,9 +34,9 @@ const ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
 pub(super) struct EdgeArguments {
     #[command(flatten)]
     config: ConfigFile,
-    /// The edge's admin address instead of the one in the state folder: HOST:PORT or unix:PATH
-    #[arg(long, value_name = "ADDR")]
-    admin: Option<String>,
+    /// The edge's admin address instead of the one in the state folder: ADDRESS:PORT or unix:PATH
+    #[arg(long, value_name = "ADDR", value_parser = admin_address)]
+    admin: Option<AdminAddress>,
     /// File with the admin token [default: the configuration's listen.admin_token_file]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -46,13 +50,22 @@ pub(super) struct Edge {
 }
 
 impl EdgeArguments {
+    /// Whether it is named by its address, not by its configuration.
+    pub(super) fn is_named(&self) -> bool {
+        self.admin.is_some()
+    }
+
+    /// Where the running edge of the main file leaves what commands need.
+    pub(super) fn state_folder(&self) -> Result<PathBuf> {
+        Ok(config::state_folder(&self.config.existing()?))
+    }
+
     /// Finds the edge; whether it answers shows at the first question.
     pub(super) fn find(&self) -> Result<Edge> {
         let file = self.config.path();
         let address = match &self.admin {
-            Some(text) => AdminAddress::parse(text)
-                .ok_or_else(|| anyhow!("{text} is no admin address: ADDRESS:PORT or unix:PATH"))?,
-            None => config::state::find(&config::state_folder(&file))?.admin,
+            Some(address) => address.clone(),
+            None => config::state::find(&self.state_folder()?)?.admin,
         };
         let token = match self.token_file.clone().or_else(|| configured_token_file(&file)) {
             Some(path) => {
@@ -63,6 +76,10 @@ impl EdgeArguments {
         };
         Ok(Edge { token: token.map(|token| token.trim().to_owned()), ..Edge::at(address)? })
     }
+}
+
+fn admin_address(text: &str) -> Result<AdminAddress, &'static str> {
+    AdminAddress::parse(text).ok_or("expected ADDRESS:PORT or unix:PATH")
 }
 
 /// `listen.admin_token_file` of a file that need not be valid otherwise.
@@ -89,26 +106,38 @@ impl Edge {
         serde_json::from_slice(&body).with_context(what)
     }
 
+    /// Lets the edge reload, and gives its report; a refused one is an answer too.
+    pub(super) fn reload<T: DeserializeOwned>(&self) -> Result<T> {
+        let body = self.talk(Method::POST, "/api/reload", RELOAD_TIMEOUT)?;
+        let what = || format!("the edge at {} gave an answer that cannot be read", self.address);
+        serde_json::from_slice(&body).with_context(what)
+    }
+
     /// The answer to GET.
     pub(super) fn get(&self, path: &str) -> Result<Bytes> {
+        self.talk(Method::GET, path, TIMEOUT)
+    }
+
+    fn talk(&self, method: Method, path: &str, timeout: Duration) -> Result<Bytes> {
         let answer = self.runtime.block_on(async {
-            tokio::time::timeout(TIMEOUT, self.ask(path)).await.map_err(|_| anyhow!("no answer"))?
+            let asked = tokio::time::timeout(timeout, self.ask(method, path)).await;
+            asked.map_err(|_| anyhow!("no answer"))?
         });
         answer.with_context(|| format!("cannot ask the edge at {}", self.address))
     }
 
-    async fn ask(&self, path: &str) -> Result<Bytes> {
+    async fn ask(&self, method: Method, path: &str) -> Result<Bytes> {
         match &self.address {
             AdminAddress::Tcp(address) => {
-                self.converse(TokioIo::new(TcpStream::connect(address).await?), path).await
+                self.converse(TokioIo::new(TcpStream::connect(address).await?), method, path).await
             }
             AdminAddress::Unix(socket) => {
-                self.converse(TokioIo::new(UnixStream::connect(socket).await?), path).await
+                self.converse(TokioIo::new(UnixStream::connect(socket).await?), method, path).await
             }
         }
     }
 
-    async fn converse<I>(&self, io: I, path: &str) -> Result<Bytes>
+    async fn converse<I>(&self, io: I, method: Method, path: &str) -> Result<Bytes>
     where
         I: hyper::rt::Read + hyper::rt::Write + Unpin,
     {
@@ -117,7 +146,12 @@ impl Edge {
             AdminAddress::Tcp(address) => address.to_string(),
             AdminAddress::Unix(_) => "localhost".to_owned(),
         };
-        let mut request = http::Request::get(path).header(HOST, host);
+        let mut request = http::Request::builder().method(&method).uri(path);
+        if method == Method::POST {
+            // What a browser says of the dashboard's own requests; see `admin::security`.
+            request = request.header(ORIGIN, format!("http://{host}"));
+        }
+        request = request.header(HOST, host);
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
@@ -127,7 +161,7 @@ impl Edge {
             let status = answer.status();
             let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
             let body = body.map_err(|error| anyhow!(error))?.to_bytes();
-            if !status.is_success() {
+            if !status.is_success() && !(method == Method::POST && status == StatusCode::CONFLICT) {
                 let text = String::from_utf8_lossy(&body);
                 bail!("it answered {status}: {}", text.trim());
             }

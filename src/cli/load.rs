@@ -11,7 +11,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::load::hosts::Hosts;
-use crate::load::outcome::Family;
+use crate::load::outcome::{Family, Outcome};
 use crate::load::report::Report;
 use crate::load::target::{Target, Url};
 use crate::load::trust::Trust;
@@ -80,26 +80,55 @@ pub struct Arguments {
     compare: Option<Vec<PathBuf>>,
 }
 
-/// Runs the load and prints its report: 0 where it ran, 1 where it could not.
+/// Exit code of arguments that cannot be meant.
+const USAGE: u8 = 2;
+/// Exit code of a run whose figures say little: see [`is_worthless`].
+const WORTHLESS: u8 = 3;
+
+/// Runs the load and prints its report: 0 where it ran, 1 where it could not, 2 where the arguments
+/// cannot be meant, 3 where the result is not to be trusted or nothing was done.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    match load(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("sluss load: {error:#}");
-            ExitCode::FAILURE
-        }
+    let told = |error: anyhow::Error, code| {
+        eprintln!("sluss load: {error:#}");
+        ExitCode::from(code)
+    };
+    if let Some([before, after]) = arguments.compare.as_deref() {
+        let compared = compared(before, after);
+        return compared.map_or_else(|error| told(error, 1), |()| ExitCode::SUCCESS);
+    }
+    let wanted = match Wanted::read(arguments) {
+        Ok(wanted) => wanted,
+        Err(error) => return told(error, USAGE),
+    };
+    match load(wanted, arguments) {
+        Ok(report) if is_worthless(&report) => ExitCode::from(WORTHLESS),
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => told(error, 1),
     }
 }
 
-fn load(arguments: &Arguments) -> Result<()> {
-    if let Some([before, after]) = arguments.compare.as_deref() {
-        return write(&compare::text(&read_report(before)?, &read_report(after)?));
-    }
-    let plan = plan(arguments)?;
+fn compared(before: &Path, after: &Path) -> Result<()> {
+    write(&compare::text(&read_report(before)?, &read_report(after)?))
+}
+
+fn load(wanted: Wanted, arguments: &Arguments) -> Result<Report> {
+    let plan = wanted.plan(arguments)?;
     let progress = Progress::new(&plan);
     let report = crate::load::run(&plan, |lives, elapsed| progress.show(lives, elapsed))?;
     progress.clear();
-    print(&report, arguments)
+    print(&report, arguments)?;
+    Ok(report)
+}
+
+/// Whether the generator itself was late, or nothing of all that was asked for was done.
+fn is_worthless(report: &Report) -> bool {
+    let done = Outcome::ALL.iter().filter(|outcome| outcome.family() == Family::Done);
+    let done: Vec<&str> = done.map(|outcome| outcome.name()).collect();
+    let is_done =
+        |(outcome, count): (&String, &u64)| *count > 0 && done.contains(&outcome.as_str());
+    let traffics = &report.traffics;
+    traffics.iter().any(|traffic| !traffic.generator.behind.is_empty())
+        || !traffics.iter().any(|traffic| traffic.outcomes.iter().any(is_done))
 }
 
 fn print(report: &Report, arguments: &Arguments) -> Result<()> {
@@ -125,52 +154,66 @@ fn read_report(file: &Path) -> Result<Report> {
         .with_context(|| format!("{} is no report of sluss load --json", file.display()))
 }
 
-fn plan(arguments: &Arguments) -> Result<Plan> {
-    let url = Url::parse(arguments.url.as_deref().unwrap_or(""))?;
-    let duration = arguments.duration;
-    if duration.is_zero() || duration > DURATION_MAX {
-        bail!("--duration must be longer than zero and at most a day");
+/// What the arguments say, before anything is looked for.
+struct Wanted {
+    url: Url,
+    traffics: Vec<Traffic>,
+}
+
+impl Wanted {
+    fn read(arguments: &Arguments) -> Result<Wanted> {
+        let url = Url::parse(arguments.url.as_deref().unwrap_or(""))?;
+        let duration = arguments.duration;
+        if duration.is_zero() || duration > DURATION_MAX {
+            bail!("--duration must be longer than zero and at most a day");
+        }
+        let hosts = match &arguments.hosts {
+            Some(file) => read_hosts(file, arguments.zipf)?,
+            None => Hosts::single(url.host.clone()),
+        };
+        let usual = traffic::Usual {
+            rate: arguments.rate,
+            arrivals: &arguments.arrivals,
+            duration,
+            hosts: &hosts,
+            path: &url.path,
+        };
+        let traffics: Vec<Traffic> = arguments
+            .traffic
+            .iter()
+            .map(|text| {
+                Written::parse(text)
+                    .and_then(|written| written.resolve(&usual))
+                    .with_context(|| format!("--traffic '{text}'"))
+            })
+            .collect::<Result<_>>()?;
+        let expected: f64 =
+            traffics.iter().map(|traffic| traffic.arrivals.expected(traffic.length)).sum();
+        if expected > ARRIVALS_MAX {
+            bail!("{expected:.0} arrivals are more than a run may have ({ARRIVALS_MAX:.0})");
+        }
+        Ok(Wanted { url, traffics })
     }
-    let hosts = match &arguments.hosts {
-        Some(file) => read_hosts(file, arguments.zipf)?,
-        None => Hosts::single(url.host.clone()),
-    };
-    let usual = traffic::Usual {
-        rate: arguments.rate,
-        arrivals: &arguments.arrivals,
-        duration,
-        hosts: &hosts,
-        path: &url.path,
-    };
-    let traffics: Vec<Traffic> = arguments
-        .traffic
-        .iter()
-        .map(|text| {
-            Written::parse(text)
-                .and_then(|written| written.resolve(&usual))
-                .with_context(|| format!("--traffic '{text}'"))
+
+    fn plan(self, arguments: &Arguments) -> Result<Plan> {
+        let Wanted { url, traffics } = self;
+        let duration = arguments.duration;
+        let target =
+            Target::find(url, arguments.connect.as_deref(), arguments.i_own_this_host.as_deref())?;
+        let trust = match (&arguments.cacert, arguments.insecure) {
+            (Some(file), _) => Trust::Authorities(file.clone()),
+            (None, true) => Trust::Nobody,
+            (None, false) => Trust::System,
+        };
+        Ok(Plan {
+            target,
+            traffics,
+            duration,
+            seed: arguments.seed,
+            trust,
+            in_flight_max: arguments.in_flight,
         })
-        .collect::<Result<_>>()?;
-    let expected: f64 =
-        traffics.iter().map(|traffic| traffic.arrivals.expected(traffic.length)).sum();
-    if expected > ARRIVALS_MAX {
-        bail!("{expected:.0} arrivals are more than a run may have ({ARRIVALS_MAX:.0})");
     }
-    let target =
-        Target::find(url, arguments.connect.as_deref(), arguments.i_own_this_host.as_deref())?;
-    let trust = match (&arguments.cacert, arguments.insecure) {
-        (Some(file), _) => Trust::Authorities(file.clone()),
-        (None, true) => Trust::Nobody,
-        (None, false) => Trust::System,
-    };
-    Ok(Plan {
-        target,
-        traffics,
-        duration,
-        seed: arguments.seed,
-        trust,
-        in_flight_max: arguments.in_flight,
-    })
 }
 
 fn read_hosts(file: &Path, zipf: Option<f64>) -> Result<Hosts> {

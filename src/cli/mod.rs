@@ -71,6 +71,17 @@ struct ConfigFile {
 }
 
 impl ConfigFile {
+    /// The same where it must be there: else the answer would be about nothing.
+    fn existing(&self) -> anyhow::Result<PathBuf> {
+        let path = self.path();
+        anyhow::ensure!(
+            path.exists(),
+            "there is no {}; name the edge's main file with -c",
+            path.display()
+        );
+        Ok(path)
+    }
+
     /// The file that was named, else the first default that exists, else the first default.
     fn path(&self) -> PathBuf {
         let defaults = DEFAULT_FILES.map(Path::new);

@@ -382,7 +382,12 @@ fn read_log(document: &Document<'_>, table: &Table<'_>) -> Log {
         }
         Some((value, written)) => {
             let path = document.path(written);
-            if path.is_dir() || !path.parent().is_some_and(Path::is_dir) {
+            // Of a bare name the folder is the one where sluss runs.
+            let folder = path.parent().map(|folder| match folder.as_os_str().is_empty() {
+                true => Path::new("."),
+                false => folder,
+            });
+            if path.is_dir() || !folder.is_some_and(Path::is_dir) {
                 let what = format!(
                     "found {written:?}, expected stdout, off or a file in a folder that exists"
                 );

@@ -131,6 +131,65 @@ fn parts_that_are_broken_at_the_start_are_named_until_they_are_mended() {
 }
 
 #[test]
+fn a_reload_is_asked_for_over_the_admin_address_too() {
+    let mut edge = Edge::before(Origin::echo().url());
+    let reload = |more: &str| Edge::bare_command(&format!("reload --admin {}{more}", edge.admin));
+    let (code, text) = reload("");
+    assert!(code == 0 && text.starts_with("applied: generation 2 serves"), "{code}: {text}");
+    edge.write("sites/a.test.toml", "hosts = [\"a.test\"\n");
+    let (code, text) = reload(" --json");
+    assert!(code == 3 && text.contains("\"partly\""), "{code}: {text}");
+    let admin = edge.admin;
+    edge.set("queues.request_depth", r#""many""#);
+    let (code, text) = Edge::bare_command(&format!("reload --admin {admin}"));
+    assert!(code == 1 && text.starts_with("refused: generation 3 serves on"), "{code}: {text}");
+    drop(edge);
+    let (code, text) = Edge::bare_command(&format!("reload --admin {admin}"));
+    assert!(code == 1 && text.contains("cannot ask the edge"), "{code}: {text}");
+}
+
+#[test]
+fn what_cannot_be_meant_is_a_mistake_of_usage() {
+    for arguments in ["status --admin foo", "reload --admin foo"] {
+        let (code, text) = Edge::bare_command(arguments);
+        assert!(code == 2 && text.contains("ADDRESS:PORT"), "{arguments}: {code}: {text}");
+    }
+    for command in ["status", "reload"] {
+        let (code, text) = Edge::bare_command(&format!("{command} -c /nonexistent.toml"));
+        assert!(code == 1 && text.contains("there is no /nonexistent.toml"), "{code}: {text}");
+    }
+}
+
+#[test]
+fn a_load_that_tells_nothing_does_not_end_as_if_it_had() {
+    let edge = Edge::before(Origin::echo().url());
+    let load = |more: &str| {
+        let address = edge.https[0];
+        let url = format!("load https://a.test/ --insecure --connect {address} --duration 200ms");
+        Edge::bare_command(&format!("{url} {more}"))
+    };
+    for (mistake, expected) in
+        [("--rate 0", "more than zero"), ("--traffic kind=foo", "expected requests")]
+    {
+        let (code, text) = load(mistake);
+        assert!(code == 2 && text.contains(expected), "{mistake}: {code}: {text}");
+    }
+    let (code, text) = load("--rate 10 --arrivals constant");
+    // 3 where a crowded machine makes the generator late.
+    assert!(code == 0 || text.contains("NOT TO BE TRUSTED"), "{code}: {text}");
+    let refused = "--rate 10 --arrivals constant --traffic kind=handshakes,host=nobody.test";
+    let (code, text) = load(refused);
+    assert!(code == 3 && text.contains("TLS alert"), "{code}: {text}");
+}
+
+#[test]
+fn relative_paths_hold_where_the_file_is_named_without_a_folder() {
+    let edge = Edge::before(Origin::echo().url());
+    let (code, text) = Edge::command_in(edge.folder(), "check -c sluss.toml");
+    assert_eq!(code, 0, "log.access is relative: {text}");
+}
+
+#[test]
 fn a_session_is_resumed_and_the_log_says_so() {
     let origin = Origin::echo();
     let edge = Edge::before(origin.url());

@@ -143,7 +143,8 @@ fn a_running_edge_is_measured_where_one_is_named() {
     let edge = Edge::before(origin.url());
     let desk = Desk::new();
     let connect = edge.https[0].to_string();
-    let target = ["--target", "https://a.test/", "--connect", &connect, "--out", "new.toml"];
+    let target =
+        ["--json", "--target", "https://a.test/", "--connect", &connect, "--out", "new.toml"];
     let output = desk.size(&[&SHORT[..], &target].concat());
     assert_eq!(desk.read("queues.toml"), OLD, "only --out is written");
     assert_eq!(edge.get("a.test", "/").status(), 200, "it serves on");
@@ -152,7 +153,12 @@ fn a_running_edge_is_measured_where_one_is_named() {
         assert!(told.contains("nothing was written") && !desk.path("new.toml").exists(), "{told}");
         return;
     }
-    assert!(text(&output.stdout).contains("not proven"));
+    assert!(text(&output.stderr).contains("not proven"));
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON alone");
+    assert!(told["proof"].is_null() && told["file"] == "new.toml", "{told}");
+    let figures = told["figures"].as_array().unwrap();
+    let depth = figures.iter().find(|figure| figure["key"] == "handshake_depth").unwrap();
+    assert!(depth["value"].as_u64() > Some(0) && depth["arithmetic"].is_string(), "{depth}");
     assert!(desk.read("new.toml").contains("key_types = \"ECDSA P-256\""));
 }
 

@@ -114,6 +114,9 @@ impl Written {
             bail!("start and duration must lie within --duration");
         }
         let rate = self.number("rate")?.unwrap_or(usual.rate);
+        if rate <= 0.0 {
+            bail!("the rate must be more than zero");
+        }
         let arrivals = self.value("arrivals").unwrap_or(usual.arrivals);
         let patience = self.time("timeout")?.unwrap_or(Duration::from_secs(10));
         if patience.is_zero() || patience > Duration::from_secs(3600) {
@@ -326,6 +329,7 @@ mod tests {
         check_refused("kind=dances", "expected requests");
         check_refused("kind=requests,kind=resumed", "stands twice");
         check_refused("rate=-1", "zero or more");
+        check_refused("rate=0", "more than zero");
         check_refused("connections=0", "from 1 to");
         check_refused("timeout=fast", "expected a time");
         check_refused("start=11s", "within --duration");

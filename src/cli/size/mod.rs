@@ -26,13 +26,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::ConfigFile;
-use super::table::{colours, failed, print};
+use super::table::{colours, failed, print, print_json};
 use crate::certs::KeyKind;
 use crate::config::machine::{key_types, this_machine};
 use crate::config::{self, QUEUES_FILE_KEYS, Snapshot};
-use crate::sizing::{self, Bounds, Capacity, Goals, Machine, Sizing};
+use crate::sizing::{self, Bounds, Capacity, Figure, Goals, Machine, Sizing};
 
 use cores::Cores;
 use edge::{Edge, Outline, Scene};
@@ -77,6 +78,9 @@ pub(super) struct Arguments {
     /// The length of a step of the search, from 10ms to 10s [default: 1.5s, with --quick 400ms]
     #[arg(long, value_name = "TIME", value_parser = step)]
     step: Option<Duration>,
+    /// Print figures, arithmetic and proof as JSON; what is for people goes to standard error
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     running: target::Running,
 }
@@ -129,16 +133,50 @@ fn size(arguments: &Arguments) -> Result<()> {
         progress: Progress::new(),
         snapshot: &snapshot,
     };
-    let (out, text) = match arguments.running.is_named() {
+    let Written { out, text, json } = match arguments.running.is_named() {
         true => start.size_running()?,
         false => start.size_own()?,
     };
     write_whole(&out, &text).with_context(|| format!("cannot write {}", out.display()))?;
-    print(&format!("{} is written; `sluss reload` or a restart applies it", out.display()));
+    start.say(&format!("{} is written; `sluss reload` or a restart applies it", out.display()));
     for key in keys_that_win(&main) {
-        print(&format!("! {key} is also set in {}, and that wins", main.display()));
+        start.say(&format!("! {key} is also set in {}, and that wins", main.display()));
+    }
+    if arguments.json {
+        print_json(&json);
     }
     Ok(())
+}
+
+/// What there is to write and to print.
+struct Written {
+    out: PathBuf,
+    /// The file.
+    text: String,
+    json: Value,
+}
+
+/// The result for scripts.
+fn json(out: &Path, sizing: &Sizing, proof: Option<(&[Row], &[Row])>) -> Value {
+    let figure = |figure: &Figure| {
+        let Figure { section, key, value, arithmetic, reason } = figure;
+        let value = match value {
+            sizing::Value::Count(count) => json!(count),
+            text @ (sizing::Value::Auto | sizing::Value::Time(_)) => {
+                json!(text.to_string().trim_matches('"'))
+            }
+        };
+        json!({
+            "section": section, "key": key, "value": value,
+            "arithmetic": arithmetic, "reason": reason,
+        })
+    };
+    json!({
+        "file": out.display().to_string(),
+        "figures": sizing.figures.iter().map(figure).collect::<Vec<_>>(),
+        "advice": sizing.advice,
+        "proof": proof.map(|(before, after)| json!({ "before": before, "after": after })),
+    })
 }
 
 /// The configuration as a start would take it.
@@ -152,9 +190,13 @@ fn read(main: &Path) -> Result<Snapshot> {
 }
 
 impl Start<'_> {
-    /// Measures an edge of this command's own, and proves what follows. Answers the file to write
-    /// and its text.
-    fn size_own(&self) -> Result<(PathBuf, String)> {
+    /// What is for people: beside JSON it goes to standard error.
+    fn say(&self, text: &str) {
+        if self.arguments.json { eprintln!("{}", text.trim_end()) } else { print(text) }
+    }
+
+    /// Measures an edge of this command's own, and proves what follows.
+    fn size_own(&self) -> Result<Written> {
         let traces = Traces::default();
         traces.clear_on_signals().context("signals cannot be received")?;
         let threads = self.snapshot.runtime.threads;
@@ -183,11 +225,12 @@ impl Start<'_> {
         let after = self.rows(&promise, &scene, &mut subject, &proven)?;
         self.report(&sizing, &promise, &before, &after)?;
         let out = self.arguments.out.as_ref().unwrap_or(&self.snapshot.places.queues);
-        Ok((out.clone(), sizing.render(&self.machine)))
+        let json = json(out, &sizing, Some((&before, &after)));
+        Ok(Written { out: out.clone(), text: sizing.render(&self.machine), json })
     }
 
     /// Measures an edge that runs already. It is not proven: that would take its queues from it.
-    fn size_running(&self) -> Result<(PathBuf, String)> {
+    fn size_running(&self) -> Result<Written> {
         let subject = self.arguments.running.find(self.main, self.snapshot.runtime.threads)?;
         let capacity = self.measure(&subject)?;
         let here = target::is_here(subject.address);
@@ -202,9 +245,10 @@ impl Start<'_> {
             machine = Machine { cores: None, cpu: None, ..machine };
         }
         self.explain(&sizing);
-        print("not proven: that takes an edge of its own, without --target");
+        self.say("not proven: that takes an edge of its own, without --target");
         let out = self.arguments.out.clone().context("--target needs --out")?;
-        Ok((out, sizing.render(&machine)))
+        let json = json(&out, &sizing, None);
+        Ok(Written { out, text: sizing.render(&machine), json })
     }
 
     fn measure(&self, subject: &Subject) -> Result<Capacity> {
@@ -225,16 +269,16 @@ impl Start<'_> {
     /// The figures in words, and what stands against them.
     fn explain(&self, sizing: &Sizing) {
         if self.arguments.explain {
-            print(&sizing.explain());
+            self.say(&sizing.explain());
         } else {
             for advice in &sizing.advice {
-                print(&format!("! {advice}"));
+                self.say(&format!("! {advice}"));
             }
         }
         let longer = |kind| matches!(kind, KeyKind::Rsa(bits) if bits > RSA_BITS);
         let longer = self.snapshot.certs.all().filter(|one| longer(one.key())).count();
         if longer > 0 {
-            print(&format!(
+            self.say(&format!(
                 "! {longer} certificates have RSA keys of more than {RSA_BITS} bits; what they \
                  cost was not measured"
             ));
@@ -280,7 +324,7 @@ impl Start<'_> {
         after: &[Row],
     ) -> Result<()> {
         let broken = prove::judge(promise, after);
-        print(&format!(
+        self.say(&format!(
             "\nProof: {} handshakes beside {:.0} requests/s of established visitors\n\nbefore\n{}\n\
              with the new figures\n{}",
             promise.key.label(),
@@ -290,7 +334,7 @@ impl Start<'_> {
         ));
         for row in after.iter().filter(|row| !row.behind.is_empty()) {
             let behind = row.behind.join("; ");
-            print(&format!("at {:.1} x capacity the generator was late: {behind}", row.factor));
+            self.say(&format!("at {:.1} x capacity the generator was late: {behind}", row.factor));
         }
         if let Some(file) = &self.arguments.html {
             let machine = &self.machine;

@@ -48,7 +48,7 @@ pub struct Promise {
 }
 
 /// What was seen at one rate.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Row {
     /// Of the capacity.
     pub factor: f64,

@@ -297,6 +297,22 @@ impl Edge {
         (output.status.code().expect("an exit code"), text)
     }
 
+    /// Runs `sluss` with these arguments in an empty folder: exit code, and what it printed.
+    pub fn bare_command(arguments: &str) -> (i32, String) {
+        let folder = tempfile::tempdir().unwrap();
+        Edge::command_in(folder.path(), arguments)
+    }
+
+    /// The same in that folder.
+    pub fn command_in(folder: &Path, arguments: &str) -> (i32, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluss"));
+        let output = command.args(arguments.split(' ')).current_dir(folder).output();
+        let output = output.unwrap();
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text += &String::from_utf8_lossy(&output.stderr);
+        (output.status.code().expect("an exit code"), text)
+    }
+
     /// Resident memory, KiB.
     pub fn resident_kib(&self) -> u64 {
         let mut text = String::new();
