@@ -176,16 +176,23 @@ fn access_log(proxy: &Proxy, snapshot: &Snapshot) -> Result<Arc<AccessLog>, Box<
         open.reopen();
         return Ok(open);
     }
-    open_access_log(snapshot).map(Arc::new)
+    open_access_log(snapshot, Some(&open)).map(Arc::new)
 }
 
-/// Opens the access log that a snapshot asks for.
+/// Opens the access log that a snapshot asks for; in the place of `before`, whose counts go on.
 ///
 /// # Errors
 /// A problem that names the file.
-pub fn open_access_log(snapshot: &Snapshot) -> Result<AccessLog, Box<Problem>> {
+pub fn open_access_log(
+    snapshot: &Snapshot,
+    before: Option<&AccessLog>,
+) -> Result<AccessLog, Box<Problem>> {
     let (format, target) = wanted_log(snapshot);
-    let opened = AccessLog::new(format, target, snapshot.runtime.threads);
+    let threads = snapshot.runtime.threads;
+    let opened = match before {
+        Some(before) => before.replacement(format, target, threads),
+        None => AccessLog::new(format, target, threads),
+    };
     opened.map_err(|error| {
         Box::new(Problem {
             severity: Severity::Part,

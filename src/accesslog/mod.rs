@@ -54,9 +54,18 @@ pub enum Target {
 pub struct AccessLog {
     format: Format,
     target: Target,
+    counts: Arc<Counts>,
     shared: Option<Arc<Shared>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     wake: Option<Thread>,
+}
+
+/// Lines since the start of the process, whatever log they went to: counters never fall.
+#[derive(Default)]
+struct Counts {
+    written: AtomicU64,
+    lost: AtomicU64,
+    errors: AtomicU64,
 }
 
 /// What the serving threads and the writer share.
@@ -66,10 +75,7 @@ struct Shared {
     pending: AtomicBool,
     reopen: AtomicBool,
     closing: AtomicBool,
-    written: AtomicU64,
-    /// Lost by the writer; those that found a buffer full are counted in the shards.
-    lost: AtomicU64,
-    errors: AtomicU64,
+    counts: Arc<Counts>,
     status: Mutex<Status>,
 }
 
@@ -78,7 +84,6 @@ struct Shared {
 #[repr(align(128))]
 struct Shard {
     buffer: Mutex<Buffer>,
-    dropped: AtomicU64,
 }
 
 #[derive(Default)]
@@ -115,9 +120,31 @@ impl AccessLog {
     /// # Errors
     /// Where the file cannot be opened, or no thread started.
     pub fn new(format: Format, target: Target, threads: usize) -> io::Result<AccessLog> {
+        AccessLog::open(format, target, threads, Arc::default())
+    }
+
+    /// The same in the place of this one, whose counts it carries on.
+    ///
+    /// # Errors
+    /// As of [`new`](AccessLog::new).
+    pub fn replacement(
+        &self,
+        format: Format,
+        target: Target,
+        threads: usize,
+    ) -> io::Result<AccessLog> {
+        AccessLog::open(format, target, threads, self.counts.clone())
+    }
+
+    fn open(
+        format: Format,
+        target: Target,
+        threads: usize,
+        counts: Arc<Counts>,
+    ) -> io::Result<AccessLog> {
         let Some(writer) = Writer::open(target.clone())? else {
-            let (shared, writer, wake) = (None, Mutex::new(None), None);
-            return Ok(AccessLog { format, target, shared, writer, wake });
+            let (writer, wake) = (Mutex::new(None), None);
+            return Ok(AccessLog { format, target, counts, shared: None, writer, wake });
         };
         // One more for the threads without a number.
         let shards = (0..=threads).map(|_| Shard::default()).collect();
@@ -126,9 +153,7 @@ impl AccessLog {
             pending: AtomicBool::new(false),
             reopen: AtomicBool::new(false),
             closing: AtomicBool::new(false),
-            written: AtomicU64::new(0),
-            lost: AtomicU64::new(0),
-            errors: AtomicU64::new(0),
+            counts: counts.clone(),
             status: Mutex::default(),
         });
         let handle = std::thread::Builder::new().name("sluss-access-log".to_owned()).spawn({
@@ -136,8 +161,8 @@ impl AccessLog {
             move || writer.run(&shared)
         })?;
         let wake = Some(handle.thread().clone());
-        let (shared, writer) = (Some(shared), Mutex::new(Some(handle)));
-        Ok(AccessLog { format, target, shared, writer, wake })
+        let writer = Mutex::new(Some(handle));
+        Ok(AccessLog { format, target, counts, shared: Some(shared), writer, wake })
     }
 
     /// Whether it is the log that these ask for.
@@ -158,7 +183,7 @@ impl AccessLog {
         let mut buffer = lock(&shard.buffer);
         if buffer.bytes.len() + record::LINE_BYTES_MAX > BUFFER_BYTES_MAX {
             drop(buffer);
-            shard.dropped.fetch_add(1, Relaxed);
+            self.counts.lost.fetch_add(1, Relaxed);
             return;
         }
         let before = buffer.bytes.len();
@@ -186,16 +211,18 @@ impl AccessLog {
 
     /// How the log does.
     pub fn state(&self) -> AccessLogState {
-        let Some(shared) = &self.shared else { return AccessLogState::default() };
-        let full: u64 = shared.shards.iter().map(|shard| shard.dropped.load(Relaxed)).sum();
-        let status = lock(&shared.status);
-        let stalled = status.writing_since.is_some_and(|since| since.elapsed() > STALLED_AFTER);
-        let stall = || stalled.then(|| "the write does not return: the reader is stalled".into());
+        let failure = self.shared.as_ref().and_then(|shared| {
+            let status = lock(&shared.status);
+            let stalled = status.writing_since.is_some_and(|since| since.elapsed() > STALLED_AFTER);
+            let stall =
+                || stalled.then(|| "the write does not return: the reader is stalled".into());
+            status.failure.clone().or_else(stall)
+        });
         AccessLogState {
-            written: shared.written.load(Relaxed),
-            dropped: full + shared.lost.load(Relaxed),
-            errors: shared.errors.load(Relaxed),
-            failure: status.failure.clone().or_else(stall),
+            written: self.counts.written.load(Relaxed),
+            dropped: self.counts.lost.load(Relaxed),
+            errors: self.counts.errors.load(Relaxed),
+            failure,
         }
     }
 

@@ -36,7 +36,7 @@ pub struct AccessRecord<'a> {
     /// Path and query, as canonical.
     pub path: &'a str,
     /// `1.0`, `1.1` or `2`.
-    pub protocol: &'a str,
+    pub protocol: &'static str,
     /// The status sent, or that of the refusal (499: the client went away).
     pub status: u16,
     /// Bytes of the request's body.
@@ -50,7 +50,7 @@ pub struct AccessRecord<'a> {
     /// From its first byte to the response's last.
     pub total: Duration,
     /// `1.2`, `1.3`; empty without TLS.
-    pub tls_version: &'a str,
+    pub tls_version: &'static str,
     /// Whether the connection's handshake continued a session.
     pub resumed: bool,
     /// Why it was refused, if it was.
@@ -72,6 +72,9 @@ const FIELD_BYTES_MAX: usize = 512;
 /// The longest line: each byte of five bounded texts as `\u00XX`, and 2 KiB for everything else,
 /// of which names of the operator's are at most 253 bytes each.
 pub(super) const LINE_BYTES_MAX: usize = 6 * (PATH_BYTES_MAX + 7 * FIELD_BYTES_MAX) + 2_048;
+
+/// Longer lines than this are rare.
+const LINE_BYTES_USUAL: usize = 1_024;
 
 /// The text of the current second, made once a second.
 #[derive(Default)]
@@ -137,19 +140,24 @@ impl AccessRecord<'_> {
 
     /// Names of OpenTelemetry's HTTP conventions where there is one, `sluss.` before the others.
     fn write_json(&self, clock: &mut Clock, out: &mut Vec<u8>) {
+        // One look at the capacity for nearly every line, not one for each of its pieces.
+        out.reserve(LINE_BYTES_USUAL);
         out.extend_from_slice(b"{\"timestamp\":\"");
         clock.write(self.time, Format::Json, out);
         out.extend_from_slice(b"\",\"client.address\":\"");
         address(out, self.client);
         out.extend_from_slice(b"\",\"client.port\":");
         number(out, u64::from(self.client_port));
-        member(out, "http.request.method", self.method.as_bytes(), FIELD_BYTES_MAX);
-        member(out, "url.scheme", if self.tls_version.is_empty() { b"http" } else { b"https" }, 8);
-        member(out, "server.address", self.host.as_bytes(), FIELD_BYTES_MAX);
-        let (path, query) = self.path.split_once('?').unwrap_or((self.path, ""));
-        member(out, "url.path", path.as_bytes(), PATH_BYTES_MAX);
-        member(out, "url.query", query.as_bytes(), PATH_BYTES_MAX.saturating_sub(path.len()));
-        member(out, "network.protocol.version", self.protocol.as_bytes(), FIELD_BYTES_MAX);
+        member(out, b",\"http.request.method\":\"", self.method.as_bytes(), FIELD_BYTES_MAX);
+        out.extend_from_slice(match self.tls_version.is_empty() {
+            true => b",\"url.scheme\":\"http\"",
+            false => b",\"url.scheme\":\"https\"",
+        });
+        member(out, b",\"server.address\":\"", self.host.as_bytes(), FIELD_BYTES_MAX);
+        let (path, query) = path_and_query(self.path.as_bytes());
+        member(out, b",\"url.path\":\"", path, PATH_BYTES_MAX);
+        member(out, b",\"url.query\":\"", query, PATH_BYTES_MAX.saturating_sub(path.len()));
+        own_member(out, b",\"network.protocol.version\":\"", self.protocol);
         out.extend_from_slice(b",\"http.response.status_code\":");
         number(out, u64::from(self.status));
         out.extend_from_slice(b",\"http.request.body.size\":");
@@ -162,16 +170,18 @@ impl AccessRecord<'_> {
         seconds(out, self.queue);
         out.extend_from_slice(b",\"sluss.upstream.duration\":");
         seconds(out, self.upstream);
-        member(out, "tls.protocol.version", self.tls_version.as_bytes(), FIELD_BYTES_MAX);
-        out.extend_from_slice(b",\"tls.resumed\":");
-        out.extend_from_slice(if self.resumed { b"true" } else { b"false" });
-        member(out, "sluss.site", self.site.as_bytes(), FIELD_BYTES_MAX);
+        own_member(out, b",\"tls.protocol.version\":\"", self.tls_version);
+        out.extend_from_slice(match self.resumed {
+            true => b",\"tls.resumed\":true",
+            false => b",\"tls.resumed\":false",
+        });
+        member(out, b",\"sluss.site\":\"", self.site.as_bytes(), FIELD_BYTES_MAX);
         let refusal = self.refusal.map_or("", Refusal::label);
-        member(out, "error.type", refusal.as_bytes(), FIELD_BYTES_MAX);
-        member(out, "sluss.request.id", self.request_id.as_bytes(), FIELD_BYTES_MAX);
-        member(out, "sluss.endpoint", self.endpoint.as_bytes(), FIELD_BYTES_MAX);
-        member(out, "user_agent.original", self.user_agent, FIELD_BYTES_MAX);
-        member(out, "http.request.header.referer", self.referer, FIELD_BYTES_MAX);
+        own_member(out, b",\"error.type\":\"", refusal);
+        member(out, b",\"sluss.request.id\":\"", self.request_id.as_bytes(), FIELD_BYTES_MAX);
+        member(out, b",\"sluss.endpoint\":\"", self.endpoint.as_bytes(), FIELD_BYTES_MAX);
+        member(out, b",\"user_agent.original\":\"", self.user_agent, FIELD_BYTES_MAX);
+        member(out, b",\"http.request.header.referer\":\"", self.referer, FIELD_BYTES_MAX);
         out.push(b'}');
     }
 }
@@ -235,29 +245,39 @@ fn address(out: &mut Vec<u8>, address: IpAddr) {
 }
 
 fn number(out: &mut Vec<u8>, mut value: u64) {
+    if value < 10 {
+        return out.push(b'0' + value as u8);
+    }
     let mut digits = [0; 20];
     let mut at = digits.len();
-    loop {
+    while value >= 10 {
+        at -= 2;
+        digits[at..at + 2].copy_from_slice(&pair(value % 100));
+        value /= 100;
+    }
+    if value > 0 {
         at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
+        digits[at] = b'0' + value as u8;
     }
     out.extend_from_slice(&digits[at..]);
 }
 
+/// Two digits.
+fn pair(value: u64) -> [u8; 2] {
+    [b'0' + (value / 10) as u8, b'0' + (value % 10) as u8]
+}
+
 /// Seconds with six places.
 fn seconds(out: &mut Vec<u8>, time: Duration) {
-    number(out, time.as_secs());
-    let mut rest = time.subsec_micros();
-    let mut places = [b'.'; 7];
-    for place in places[1..].iter_mut().rev() {
-        *place = digit(rest);
-        rest /= 10;
+    if time.is_zero() {
+        return out.extend_from_slice(b"0.000000");
     }
-    out.extend_from_slice(&places);
+    number(out, time.as_secs());
+    let micros = u64::from(time.subsec_micros());
+    let [a, b] = pair(micros / 10_000);
+    let [c, d] = pair(micros / 100 % 100);
+    let [e, f] = pair(micros % 100);
+    out.extend_from_slice(&[b'.', a, b, c, d, e, f]);
 }
 
 /// Text between quotes, escaped as nginx does: what is not printable ASCII becomes `\xHH`.
@@ -291,33 +311,62 @@ fn hex(value: u8) -> u8 {
     b"0123456789ABCDEF"[usize::from(value & 15)]
 }
 
-/// `,"name":"value"`, left out where the value is empty.
-fn member(out: &mut Vec<u8>, name: &str, value: &[u8], bytes_max: usize) {
+/// What stands before and after the first `?`.
+fn path_and_query(target: &[u8]) -> (&[u8], &[u8]) {
+    match memchr::memchr(b'?', target) {
+        Some(at) => (&target[..at], &target[at + 1..]),
+        None => (target, b""),
+    }
+}
+
+/// `,"name":"value"`, left out where the value is empty; `begin` is all up to the value.
+#[inline]
+fn member<const N: usize>(out: &mut Vec<u8>, begin: &[u8; N], value: &[u8], bytes_max: usize) {
     if value.is_empty() {
         return;
     }
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":\"");
+    out.extend_from_slice(begin);
     json(out, value, bytes_max);
+    out.push(b'"');
+}
+
+/// The same for the edge's own short words, which need no escape.
+#[inline]
+fn own_member<const N: usize>(out: &mut Vec<u8>, begin: &[u8; N], value: &'static str) {
+    if value.is_empty() {
+        return;
+    }
+    out.extend_from_slice(begin);
+    out.extend_from_slice(value.as_bytes());
     out.push(b'"');
 }
 
 /// JSON text: UTF-8 stays, control characters (C1 too: they command terminals) are escaped, bytes
 /// that are no UTF-8 become U+FFFD.
+#[inline]
 fn json(out: &mut Vec<u8>, bytes: &[u8], bytes_max: usize) {
+    if bytes.len() <= bytes_max && is_clean(bytes) {
+        return out.extend_from_slice(bytes);
+    }
+    json_escaped(out, bytes, bytes_max);
+}
+
+/// Whether JSON text can be these bytes as they are. All of them are looked at, without a branch
+/// for each, so that the compiler compares sixteen at a time.
+fn is_clean(bytes: &[u8]) -> bool {
+    let is_odd = |byte: u8| byte < 0x20 || byte >= 0x7f || byte == b'"' || byte == b'\\';
+    bytes.iter().fold(0, |odd, byte| odd | u8::from(is_odd(*byte))) == 0
+}
+
+#[cold]
+fn json_escaped(out: &mut Vec<u8>, bytes: &[u8], bytes_max: usize) {
     let shown = &bytes[..bytes.len().min(bytes_max)];
-    let clean = |byte: &u8| (0x20..0x7f).contains(byte) && !b"\"\\".contains(byte);
-    if shown.iter().all(clean) {
-        out.extend_from_slice(shown);
-    } else {
-        for chunk in shown.utf8_chunks() {
-            for character in chunk.valid().chars() {
-                json_character(out, character);
-            }
-            if !chunk.invalid().is_empty() {
-                out.extend_from_slice("\u{fffd}".as_bytes());
-            }
+    for chunk in shown.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            json_character(out, character);
+        }
+        if !chunk.invalid().is_empty() {
+            out.extend_from_slice("\u{fffd}".as_bytes());
         }
     }
     if shown.len() < bytes.len() {

@@ -94,7 +94,7 @@ fn no_client_can_forge_a_line_or_a_field() {
         path: hostile,
         host: hostile,
         request_id: hostile,
-        protocol: hostile,
+        protocol: "1.1",
         user_agent: b"\xff\x00\x9b\"\n\\",
         referer: hostile.as_bytes(),
         ..record()
@@ -113,6 +113,55 @@ fn no_client_can_forge_a_line_or_a_field() {
 }
 
 #[test]
+fn numbers_and_times_have_all_their_digits() {
+    for (bytes, micros) in [
+        (0, 0),
+        (9, 1),
+        (10, 10),
+        (99, 101),
+        (100, 999_999),
+        (12_345, 1_000_000),
+        (u64::MAX, 61_002_003),
+    ] {
+        let total = Duration::from_micros(micros);
+        let text = line(&AccessRecord { bytes_out: bytes, total, ..record() }, Format::Json);
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["http.response.body.size"], bytes);
+        let seconds = format!("\"http.server.request.duration\":{:.6},", total.as_secs_f64());
+        assert!(text.contains(&seconds), "{seconds} {text}");
+    }
+}
+
+#[test]
+fn a_text_is_clean_only_where_each_byte_is() {
+    for length in 1..70 {
+        for at in 0..length {
+            let mut agent = vec![b'a'; length];
+            agent[at] = b'"';
+            let text = line(&AccessRecord { user_agent: &agent, ..record() }, Format::Json);
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(value["user_agent.original"], std::str::from_utf8(&agent).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_log_in_the_place_of_another_counts_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| Target::File(folder.path().join(name));
+    let first = AccessLog::new(Format::Text, file("a"), 1).unwrap();
+    first.log(&record());
+    wait_until("a line", || first.state().written == 1);
+    let second = first.replacement(Format::Json, file("b"), 1).unwrap();
+    first.log(&record());
+    second.log(&record());
+    drop(first);
+    wait_until("all three", || second.state().written == 3);
+    let off = second.replacement(Format::Json, Target::Off, 1).unwrap();
+    assert_eq!(off.state().written, 3);
+}
+
+#[test]
 fn the_longest_line_is_within_its_bound() {
     let long = "\u{1}".repeat(100_000);
     let all = AccessRecord {
@@ -120,7 +169,7 @@ fn the_longest_line_is_within_its_bound() {
         path: &long,
         host: &long,
         request_id: &long,
-        protocol: &long,
+        protocol: "1.1",
         user_agent: long.as_bytes(),
         referer: long.as_bytes(),
         endpoint: &long,

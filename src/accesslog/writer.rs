@@ -83,13 +83,13 @@ impl Writer {
             match outcome {
                 Ok(()) => {
                     status.failure = None;
-                    shared.written.fetch_add(lines, Relaxed);
+                    shared.counts.written.fetch_add(lines, Relaxed);
                 }
                 Err((done, error)) => {
                     let whole = memchr::memchr_iter(b'\n', &batch[..done]).count() as u64;
-                    shared.written.fetch_add(whole, Relaxed);
-                    shared.lost.fetch_add(lines.saturating_sub(whole), Relaxed);
-                    shared.errors.fetch_add(1, Relaxed);
+                    shared.counts.written.fetch_add(whole, Relaxed);
+                    shared.counts.lost.fetch_add(lines.saturating_sub(whole), Relaxed);
+                    shared.counts.errors.fetch_add(1, Relaxed);
                     status.failure = Some(format!("cannot write {}: {error}", self.name()));
                     return Err(error);
                 }
@@ -132,7 +132,7 @@ impl Writer {
                 lock(&shared.status).failure = None;
             }
             Err(error) => {
-                shared.errors.fetch_add(1, Relaxed);
+                shared.counts.errors.fetch_add(1, Relaxed);
                 let failure = format!("cannot open {}: {error}", path.display());
                 lock(&shared.status).failure = Some(failure);
             }

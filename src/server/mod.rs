@@ -210,7 +210,8 @@ impl Edge {
         let address = admin.address().map_err(no_admin)?;
         let socket = admin.duplicate().map_err(no_admin)?;
         let metrics = Metrics::new(snapshot.runtime.threads);
-        let access = reload::open_access_log(&snapshot).map_err(|problem| problem.to_string())?;
+        let access =
+            reload::open_access_log(&snapshot, None).map_err(|problem| problem.to_string())?;
         let threads = snapshot.runtime.threads;
         let proxy = Proxy::new(snapshot, metrics.clone(), Arc::new(access));
         let fleet = Fleet::start(&proxy, threads)
