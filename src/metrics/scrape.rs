@@ -205,11 +205,15 @@ fn connections(text: &mut Text, totals: &Totals, input: &ScrapeInput) {
 
 fn queues(text: &mut Text, totals: &Totals, input: &ScrapeInput) {
     let label = |queue: &QueueGauge| [("queue", queue.queue.label())];
-    text.family("sluss_queue_depth", Kind::Gauge, "Entries that wait.");
+    text.family(
+        "sluss_queue_depth",
+        Kind::Gauge,
+        "Entries that wait; request: at the site with the fullest queue.",
+    );
     for queue in &input.queues {
         text.sample(&label(queue), queue.depth);
     }
-    text.family("sluss_queue_limit", Kind::Gauge, "How many entries may wait.");
+    text.family("sluss_queue_limit", Kind::Gauge, "How many entries may wait in that queue.");
     for queue in &input.queues {
         text.sample(&label(queue), queue.limit);
     }

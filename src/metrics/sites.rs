@@ -90,7 +90,7 @@ impl SiteMetrics {
         let own =
             self.shards[shards::current(self.shards.len())].get_or_init(|| self.first_counted());
         own.requests[slot].fetch_add(1, Relaxed);
-        own.seconds.observe(observed);
+        own.seconds.observe_longest(observed);
     }
 
     #[cold]
@@ -147,6 +147,12 @@ impl SiteMetrics {
         }
     }
 
+    /// How often these were the reason.
+    pub(super) fn refused_for(&self, reasons: &[Refusal]) -> u64 {
+        let Some(refused) = self.refused.get() else { return 0 };
+        reasons.iter().map(|reason| refused[*reason as usize].load(Relaxed)).sum()
+    }
+
     /// Whether anything was ever counted.
     pub(super) fn is_touched(&self) -> bool {
         self.refused.get().is_some() || self.shards.iter().any(|shard| shard.get().is_some())
@@ -191,8 +197,10 @@ impl SiteMetrics {
         self.score.store(score.to_bits(), Relaxed);
         let rate = window.count() as f64 / elapsed.as_secs_f64().max(0.001);
         self.rate_millis.store((rate * 1_000.0) as u64, Relaxed);
+        let shards = self.shards.iter().filter_map(OnceLock::get);
+        let longest = shards.map(|shard| shard.seconds.take_longest()).max().unwrap_or_default();
         let micros = |quantile| {
-            let time = window.quantile(quantile).unwrap_or_default();
+            let time = window.quantile_within(quantile, longest).unwrap_or_default();
             u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
         };
         self.p50_micros.store(micros(0.5), Relaxed);

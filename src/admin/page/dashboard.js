@@ -136,8 +136,7 @@ function showStatus(status) {
   fill(byId("listeners"), [
     { name: "address", of: (r) => r.listener },
     { name: "waiting in the kernel", number: true, of: (r) => count(r.length) },
-    { name: "limit", number: true, of: (r) => count(r.limit) },
-    { name: "drops", number: true, of: (r) => count(r.drops) } ], status.listeners, "none");
+    { name: "limit", number: true, of: (r) => count(r.limit) } ], status.listeners, "none");
 }
 
 // One card an alarm, whatever the number of its subjects.
