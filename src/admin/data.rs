@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::accesslog::AccessLogState;
-use crate::alarms::{AwaitingSite, Standing};
+use crate::alarms::{AwaitingSite, KeptPart, Standing};
 use crate::config::report::Report;
 use crate::metrics::{FindingCount, ListenerGauge, SiteSummary, UpstreamGauges};
 use crate::problem::Problem;
@@ -49,6 +49,8 @@ pub struct Gathered {
     pub listen_overflows: u64,
     /// Connections that full accept queues of this edge have lost since its start.
     pub overflows_own: u64,
+    /// The listener whose queue lost them last.
+    pub overflowing: String,
     /// `ListenDrops` of the network namespace.
     pub listen_drops: u64,
     /// The handshake queue; what it let out is taken from the metrics.
@@ -56,7 +58,7 @@ pub struct Gathered {
     /// The request queues in which something waits, by site.
     pub request_queues: Vec<(String, QueueNow)>,
     /// Sites that wait for their endpoints.
-    pub awaiting: Vec<AwaitingSite>,
+    pub unanswered: Vec<AwaitingSite>,
     /// `queues.request_depth`, shown while no request waits anywhere.
     pub request_depth: u64,
     /// `queues.age_alarm`.
@@ -67,16 +69,20 @@ pub struct Gathered {
     pub upstreams: UpstreamGauges,
     /// Sites without a usable endpoint, and what their last failure was.
     pub sites_down: Vec<(String, String)>,
+    /// Endpoints that get no requests, or fail those they get; at most fifty.
+    pub failing_endpoints: Vec<FailingEndpoint>,
     /// Counts of the findings' store.
     pub findings: Vec<FindingCount>,
     /// Name and end (Unix seconds) of the certificates that end first.
     pub certificates: Vec<(String, i64)>,
     /// Certificates at their last good version, and why.
     pub certificates_kept: Vec<(String, String)>,
+    /// A site that is served with it, for each of these certificates that calls for attention.
+    pub certificate_sites: BTreeMap<String, String>,
     /// Why the last reload was refused.
     pub reload_refused: Option<String>,
     /// Parts, other than certificates, that the last reload left at their last good version.
-    pub parts_kept: Vec<String>,
+    pub parts_kept: Vec<KeptPart>,
     /// Parts of the configuration that are not served, and why.
     pub parts_absent: Vec<(String, String)>,
     /// How the machine differs from the one `queues.toml` was measured on.
@@ -137,6 +143,9 @@ pub struct Status {
     pub endpoints_up: u64,
     /// Endpoints that are down.
     pub endpoints_down: u64,
+    /// Those that get no requests, or fail those they get, by site; at most fifty.
+    #[serde(default)]
+    pub failing_endpoints: Vec<FailingEndpoint>,
     /// The process as the kernel sees it.
     pub process: ProcessRow,
     /// How the access log does.
@@ -166,7 +175,7 @@ pub struct ListenerRow {
     pub length: u64,
     /// How many may.
     pub limit: u64,
-    /// Packets that the socket dropped.
+    /// Packets that the socket dropped, those by which nothing is lost included.
     pub drops: u64,
 }
 
@@ -325,6 +334,19 @@ pub struct EndpointRow {
     /// Used only while no other can be.
     pub backup: bool,
     /// The last failure, where there was one.
+    pub last_failure: Option<String>,
+}
+
+/// One endpoint that is out, or fails what it gets.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct FailingEndpoint {
+    /// Its site.
+    pub site: String,
+    /// As written in the site's file.
+    pub url: String,
+    /// `ejected`, `unhealthy`; `failing` for the last one standing, which is tried on.
+    pub state: String,
+    /// The last failure.
     pub last_failure: Option<String>,
 }
 

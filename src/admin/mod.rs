@@ -33,13 +33,13 @@ use crate::metrics::{Metrics, ProcessSample};
 use crate::names::SiteId;
 
 pub use data::{
-    AccessLogRow, CertificateRow, EndpointRow, FindingExample, FindingRow, Gathered, Health,
-    LatencyRow, ListenerRow, Phase, Point, ProcessRow, QueueNow, QueueRow, RefusalRow, ReloadRow,
-    Serving, SiteRow, SitesPage, Status,
+    AccessLogRow, CertificateRow, EndpointRow, FailingEndpoint, FindingExample, FindingRow,
+    Gathered, Health, LatencyRow, ListenerRow, Phase, Point, ProcessRow, QueueNow, QueueRow,
+    RefusalRow, ReloadRow, Serving, SiteRow, SitesPage, Status,
 };
 pub use security::{Reach, Security, Token};
 
-use watch::{Look, Watch};
+use watch::{HANDSHAKES_REFUSED, Look, REQUESTS_REFUSED, RefusedAt, Watch};
 
 /// Connections at one time: a few browsers with six each, scrapers and commands.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -113,11 +113,17 @@ impl Admin {
 
     /// One look, as [`Admin::watch`] takes it every second.
     pub fn look(&self) {
+        let totals = self.metrics.totals();
+        let refused = self.state().has_new_refusals(&totals).then(|| RefusedAt {
+            handshakes: self.metrics.refused_by_site(&HANDSHAKES_REFUSED),
+            requests: self.metrics.refused_by_site(&REQUESTS_REFUSED),
+        });
         let look = Look {
             at: Instant::now(),
             unix: unix_now(),
             gathered: self.view.gather(),
-            totals: self.metrics.totals(),
+            totals,
+            refused,
             process: ProcessSample::take(),
         };
         for change in self.state().take(look) {

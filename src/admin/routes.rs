@@ -1,6 +1,7 @@
 //! Paths to answers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -11,8 +12,11 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tower::BoxError;
 
+use crate::alarms::readable;
 use crate::config::report::ReloadResult;
 
 use super::data::{Health, Phase, SiteRow, SitesPage};
@@ -99,10 +103,20 @@ fn health(admin: &Admin, access: Access) -> Response {
         for alarm in &status.alarms {
             let (label, subject, detail) = (&alarm.alarm, &alarm.subject, &alarm.detail);
             let subject = if subject.is_empty() { "-" } else { subject };
-            lines.push_str(&format!("{label} {subject} since {}: {detail}\n", alarm.since_unix));
+            let since = rfc3339(alarm.since_unix);
+            let age = status.now_unix.saturating_sub(alarm.since_unix).max(0);
+            let age = readable(Duration::from_secs(age.unsigned_abs()));
+            let seen = alarm.last_seen(status.now_unix);
+            lines
+                .push_str(&format!("{label} {subject} since {since}, for {age}{seen}: {detail}\n"));
         }
     }
     text(StatusCode::OK, lines)
+}
+
+fn rfc3339(unix: i64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(unix).ok();
+    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| unix.to_string())
 }
 
 fn ready(admin: &Admin) -> Response {

@@ -34,6 +34,7 @@ pub(super) struct Watch {
     readings: VecDeque<Reading>,
     points: VecDeque<Point>,
     gathered: Gathered,
+    refused: RefusedAt,
 }
 
 struct Reading {
@@ -48,14 +49,33 @@ pub(super) struct Look {
     pub(super) unix: i64,
     pub(super) gathered: Gathered,
     pub(super) totals: Totals,
+    /// Absent where nothing was refused since the last look.
+    pub(super) refused: Option<RefusedAt>,
     pub(super) process: ProcessSample,
 }
+
+/// What queues refused since the start, by site.
+#[derive(Default)]
+pub(super) struct RefusedAt {
+    pub(super) handshakes: Vec<(String, u64)>,
+    pub(super) requests: Vec<(String, u64)>,
+}
+
+/// Reasons for which the handshake queue refuses.
+pub(super) const HANDSHAKES_REFUSED: [Refusal; 2] =
+    [Refusal::HandshakeQueueFull, Refusal::HandshakeDeadline];
+
+/// Reasons for which a request queue refuses.
+pub(super) const REQUESTS_REFUSED: [Refusal; 2] =
+    [Refusal::RequestQueueFull, Refusal::RequestDeadline];
 
 impl Watch {
     /// Takes a look; tells which alarms came and went.
     pub(super) fn take(&mut self, look: Look) -> Vec<Change> {
-        let Look { at, unix, gathered, totals, process } = look;
-        let changes = self.alarms.observe(at, unix, &sample(&gathered, &totals, &process));
+        let Look { at, unix, gathered, totals, refused, process } = look;
+        self.refused = refused.unwrap_or_else(|| std::mem::take(&mut self.refused));
+        let sample = sample(&gathered, &totals, &self.refused, &process);
+        let changes = self.alarms.observe(at, unix, &sample);
         self.gathered = gathered;
         let point = self.point(at, unix, &totals);
         self.points.push_back(point);
@@ -67,6 +87,14 @@ impl Watch {
             self.readings.pop_front();
         }
         changes
+    }
+
+    /// Whether queues have refused anything since the last look: then where is worth a walk.
+    pub(super) fn has_new_refusals(&self, totals: &Totals) -> bool {
+        let reasons = HANDSHAKES_REFUSED.iter().chain(&REQUESTS_REFUSED);
+        let count = |totals: &Totals| reasons.clone().map(|why| totals.refused(*why)).sum::<u64>();
+        let before = self.readings.back().map_or(0, |reading| count(&reading.totals));
+        count(totals) != before
     }
 
     pub(super) fn alarms(&self) -> &Alarms {
@@ -91,6 +119,7 @@ impl Watch {
             queues: queues(gathered),
             endpoints_up: gathered.upstreams.up,
             endpoints_down: gathered.upstreams.down,
+            failing_endpoints: gathered.failing_endpoints.clone(),
             access_log: access_log(gathered),
             ..Status::default()
         };
@@ -243,7 +272,12 @@ impl Span<'_> {
 }
 
 /// What the alarms are judged by.
-fn sample(gathered: &Gathered, totals: &Totals, process: &ProcessSample) -> Sample {
+fn sample(
+    gathered: &Gathered,
+    totals: &Totals,
+    refused_at: &RefusedAt,
+    process: &ProcessSample,
+) -> Sample {
     let queue = |name: QueueName, site: Option<&String>, now: &QueueNow| QueueSample {
         queue: name.label(),
         site: site.cloned(),
@@ -265,15 +299,19 @@ fn sample(gathered: &Gathered, totals: &Totals, process: &ProcessSample) -> Samp
     Sample {
         accept_queues: accept.collect(),
         overflows: gathered.overflows_own,
+        overflowing: gathered.overflowing.clone(),
         queues,
-        awaiting: gathered.awaiting.clone(),
+        unanswered: gathered.unanswered.clone(),
         age_alarm: gathered.age_alarm,
         connections: gathered.connections,
         handshakes_refused: totals.queue_refused(QueueName::Handshake),
-        requests_refused: refused(&[Refusal::RequestQueueFull, Refusal::RequestDeadline]),
+        requests_refused: refused(&REQUESTS_REFUSED),
+        handshakes_refused_at: refused_at.handshakes.clone(),
+        requests_refused_at: refused_at.requests.clone(),
         sites_down: gathered.sites_down.clone(),
         certificates_kept: gathered.certificates_kept.clone(),
         certificates: gathered.certificates.clone(),
+        certificate_sites: gathered.certificate_sites.clone(),
         reload_refused: gathered.reload_refused.clone(),
         parts_kept: gathered.parts_kept.clone(),
         parts_absent: gathered.parts_absent.clone(),
@@ -401,6 +439,7 @@ mod tests {
                     ..Gathered::default()
                 },
                 totals: metrics.totals(),
+                refused: None,
                 process: ProcessSample::default(),
             });
         }

@@ -47,6 +47,15 @@ pub enum Alarm {
     AccessLog,
 }
 
+/// Which queue an alarm about one is about: they are mended in different places.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum About {
+    /// The process's handshake queue.
+    Handshakes,
+    /// A site's request queue, or its endpoints.
+    Requests,
+}
+
 /// How soon somebody must act.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -166,7 +175,7 @@ impl Alarm {
             Alarm::AcceptOverflow => {
                 "the kernel dropped new connections: visitors see a slow start or a time-out"
             }
-            Alarm::QueueAge => "visitors wait this long before anything happens for them",
+            Alarm::QueueAge => "they wait this long before anything happens for them",
             Alarm::QueueStalled => "nothing moves: everybody there waits for nothing",
             Alarm::HandshakesRefused => {
                 "some new connections are reset at once; established ones are not touched"
@@ -199,8 +208,8 @@ impl Alarm {
         }
     }
 
-    /// What to do.
-    pub fn remedy(self) -> &'static str {
+    /// What to do; `about` counts for the alarms about queues alone.
+    pub fn remedy(self, about: About) -> &'static str {
         match self {
             Alarm::AcceptQueue => {
                 "see whether serving threads are at their limit (sluss top); a burst passes, a \
@@ -210,25 +219,25 @@ impl Alarm {
                 "raise listen.backlog and net.core.somaxconn where bursts are short; where it \
                  lasts, the serving threads are too slow: add threads or machines"
             }
-            Alarm::QueueAge => {
-                "handshake queue: add cores or machines, or find who floods (sluss top). Request \
-                 queue: the site's endpoints are too slow or too few"
-            }
-            Alarm::QueueStalled => {
-                "handshake queue: look for threads that do not run (sluss top, CPU limits). \
-                 Request queue: the site's endpoints answer nothing; restart or replace them"
-            }
+            Alarm::QueueAge => match about {
+                About::Handshakes => "add cores or machines, or find who floods (sluss top)",
+                About::Requests => "the site's endpoints are too slow or too few: mend or add some",
+            },
+            Alarm::QueueStalled => match about {
+                About::Handshakes => "look for threads that do not run (sluss top, CPU limits)",
+                About::Requests => "the site's endpoints answer nothing: restart or replace them",
+            },
             Alarm::HandshakesRefused => {
-                "if it is an attack, the fair queue protects the others; if it is growth, add \
-                 cores or machines and run sluss size"
+                "if the named site is attacked, the fair queue protects the others; if it is \
+                 growth, add cores or machines and run sluss size"
             }
             Alarm::RequestsRefused => {
-                "look at the sites with waiting requests (dashboard, sluss top): their endpoints \
-                 are too slow for what is asked"
+                "the named site's endpoints are too slow for what is asked: mend or add some, or \
+                 bound what asks (limits.requests_per_second)"
             }
             Alarm::UpstreamsDown => {
                 "check that the site's server runs and answers where the site's file says; sluss \
-                 status shows each endpoint's last failure"
+                 status names each endpoint that is down, with its last failure"
             }
             Alarm::CertificateKept => {
                 "mend the named files, then sluss reload; sluss check tells all"

@@ -9,6 +9,7 @@
 //! how many others there are. A day on which all sites fail is one page, not 50,000 lines.
 
 mod kind;
+mod refusals;
 mod sample;
 
 use std::collections::BTreeMap;
@@ -16,13 +17,19 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-pub use kind::{Alarm, Urgency};
-pub use sample::{AcceptQueue, AccessLogHealth, AwaitingSite, QueueSample, Sample};
+pub use kind::{About, Alarm, Urgency};
+pub use sample::{AcceptQueue, AccessLogHealth, AwaitingSite, KeptPart, QueueSample, Sample};
 
 use sample::{Condition, Memory, conditions};
 
 /// Subjects of one alarm that stand by name.
 pub const SUBJECTS_MAX: usize = 50;
+
+/// Looks come once a second; what was seen by the last few is the present.
+const SEEN_NOW_SECONDS: i64 = 3;
+
+/// The process's handshake queue, as a subject.
+const HANDSHAKE_QUEUE: &str = "handshake";
 
 /// The name under which the other subjects stand.
 const OTHERS: &str = "(others)";
@@ -40,6 +47,7 @@ struct Entry {
     since_unix: i64,
     /// When its cause was last seen.
     seen: Instant,
+    seen_unix: i64,
 }
 
 /// One standing alarm as API, dashboard and commands show it.
@@ -57,6 +65,9 @@ pub struct Standing {
     pub detail: String,
     /// Since when, Unix seconds.
     pub since_unix: i64,
+    /// When its cause was last seen, Unix seconds: an alarm stands on for a while afterwards.
+    #[serde(default)]
+    pub seen_unix: i64,
     /// What it means for visitors.
     pub meaning: String,
     /// What to do.
@@ -80,10 +91,11 @@ impl Alarms {
             let Condition { alarm, subject, site, detail } = condition;
             let key = (alarm, subject);
             if let Some(entry) = self.standing.get_mut(&key) {
-                (entry.seen, entry.detail) = (now, detail);
+                *entry = Entry { site, detail, seen: now, seen_unix: now_unix, ..*entry };
                 continue;
             }
-            let entry = Entry { site, detail, since_unix: now_unix, seen: now };
+            let (since_unix, seen_unix) = (now_unix, now_unix);
+            let entry = Entry { site, detail, since_unix, seen: now, seen_unix };
             changes.push(Change::Raised(standing(&key, &entry)));
             self.standing.insert(key, entry);
         }
@@ -126,8 +138,28 @@ fn standing(key: &(Alarm, String), entry: &Entry) -> Standing {
         site: entry.site.clone(),
         detail: entry.detail.clone(),
         since_unix: entry.since_unix,
+        seen_unix: entry.seen_unix,
         meaning: alarm.meaning().to_owned(),
-        remedy: alarm.remedy().to_owned(),
+        remedy: alarm.remedy(about(subject, entry)).to_owned(),
+    }
+}
+
+/// Which queue an alarm about one is about.
+fn about(subject: &str, entry: &Entry) -> About {
+    let is_handshake = entry.site.is_none() && subject == HANDSHAKE_QUEUE;
+    if is_handshake { About::Handshakes } else { About::Requests }
+}
+
+impl Standing {
+    /// How long ago its cause was last seen, where that is worth telling: `, last seen 34 s ago`.
+    pub fn last_seen(&self, now_unix: i64) -> String {
+        match now_unix.saturating_sub(self.seen_unix) {
+            ..SEEN_NOW_SECONDS => String::new(),
+            ago => {
+                let ago = Duration::from_secs(ago.unsigned_abs());
+                format!(", last seen {} ago", readable(ago))
+            }
+        }
     }
 }
 

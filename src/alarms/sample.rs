@@ -1,19 +1,17 @@
 //! What a second's look at the edge shows, and which alarms' causes are in it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::refusals::Window;
 use super::{Alarm, readable};
 
 /// A queue that let nothing out for this long stands still.
 const STALL: Duration = Duration::from_secs(10);
 
 /// A site whose endpoints are waited for and answer nothing for so long is silent: short enough that
-/// the alarm stands ten seconds after a server fell silent.
-const SILENCE: Duration = Duration::from_secs(8);
-
-/// Refusals are judged over this window.
-const WINDOW: Duration = Duration::from_secs(10);
+/// the alarm stands within ten seconds, whatever the second in which a look falls.
+const SILENCE: Duration = Duration::from_millis(7_500);
 
 /// Refusals in the window from which on they are an alarm: a few are one impatient scanner.
 const REFUSALS_MIN: u64 = 5;
@@ -32,26 +30,34 @@ pub struct Sample {
     pub accept_queues: Vec<AcceptQueue>,
     /// Connections that full accept queues of this edge have lost since its start.
     pub overflows: u64,
+    /// The listener that lost them last.
+    pub overflowing: String,
     /// The handshake queue, and each site's request queue in which something waits.
     pub queues: Vec<QueueSample>,
     /// Sites that wait for their endpoints.
-    pub awaiting: Vec<AwaitingSite>,
+    pub unanswered: Vec<AwaitingSite>,
     /// `queues.age_alarm`.
     pub age_alarm: Duration,
     /// Handshakes that the queue refused or gave up.
     pub handshakes_refused: u64,
+    /// The same by site, as far as a site was known.
+    pub handshakes_refused_at: Vec<(String, u64)>,
     /// Requests that a queue refused or gave up.
     pub requests_refused: u64,
+    /// The same by site.
+    pub requests_refused_at: Vec<(String, u64)>,
     /// Sites without a usable endpoint, and what their last failure was.
     pub sites_down: Vec<(String, String)>,
     /// Certificates at their last good version, and why.
     pub certificates_kept: Vec<(String, String)>,
     /// Certificates and their end, Unix seconds.
     pub certificates: Vec<(String, i64)>,
+    /// A site for each of these certificates that is served with it.
+    pub certificate_sites: BTreeMap<String, String>,
     /// Why the last reload was refused.
     pub reload_refused: Option<String>,
     /// Parts, other than certificates, that the last reload left at their last good version.
-    pub parts_kept: Vec<String>,
+    pub parts_kept: Vec<KeptPart>,
     /// Parts of the configuration that are not served, and why.
     pub parts_absent: Vec<(String, String)>,
     /// How the machine differs from the one `queues.toml` was measured on.
@@ -103,6 +109,17 @@ pub struct AwaitingSite {
     pub answered: Option<Instant>,
 }
 
+/// A part of the configuration at its last good version.
+#[derive(Clone, Debug, Default)]
+pub struct KeptPart {
+    /// Its name, as in the report.
+    pub part: String,
+    /// The site, where it is one.
+    pub site: Option<String>,
+    /// What is wrong with its file.
+    pub why: String,
+}
+
 /// How the access log does.
 #[derive(Clone, Debug, Default)]
 pub struct AccessLogHealth {
@@ -129,7 +146,8 @@ pub(super) struct Memory {
     moved: BTreeMap<(&'static str, Option<String>), (u64, Instant)>,
     /// Sites that are waited for, when they last answered, and since when that is so.
     silent: BTreeMap<String, (Option<Instant>, Instant)>,
-    refusals: VecDeque<(Instant, u64, u64)>,
+    handshakes_refused: Window,
+    requests_refused: Window,
 }
 
 /// All causes in the sample.
@@ -173,7 +191,7 @@ fn accept(found: &mut Vec<Condition>, memory: &mut Memory, sample: &Sample) {
     let new = sample.overflows.saturating_sub(before);
     if new > 0 {
         let detail = format!("{new} new connections dropped in the last second");
-        found.push(about(Alarm::AcceptOverflow, "", detail));
+        found.push(about(Alarm::AcceptOverflow, &sample.overflowing, detail));
     }
 }
 
@@ -208,7 +226,7 @@ fn queues(found: &mut Vec<Condition>, memory: &mut Memory, now: Instant, sample:
 /// in flight may be far away.
 fn silence(found: &mut Vec<Condition>, memory: &mut Memory, now: Instant, sample: &Sample) {
     let mut silent = BTreeMap::new();
-    for AwaitingSite { site, awaited, answered } in &sample.awaiting {
+    for AwaitingSite { site, awaited, answered } in &sample.unanswered {
         let known = memory.silent.get(site).filter(|(before, _)| before == answered);
         let since = known.map_or(now, |(_, since)| *since);
         silent.insert(site.clone(), (*answered, since));
@@ -226,37 +244,38 @@ fn silence(found: &mut Vec<Condition>, memory: &mut Memory, now: Instant, sample
 }
 
 fn refusals(found: &mut Vec<Condition>, memory: &mut Memory, now: Instant, sample: &Sample) {
-    let past = &mut memory.refusals;
-    past.push_back((now, sample.handshakes_refused, sample.requests_refused));
-    while past.len() > 1 && now.duration_since(past[0].0) > WINDOW {
-        past.pop_front();
-    }
-    let (_, handshakes, requests) = past[0];
-    let handshakes = sample.handshakes_refused.saturating_sub(handshakes);
-    if handshakes >= REFUSALS_MIN {
-        let detail = format!("{handshakes} handshakes refused in ten seconds");
-        found.push(about(Alarm::HandshakesRefused, "", detail));
-    }
-    let requests = sample.requests_refused.saturating_sub(requests);
-    if requests >= REFUSALS_MIN {
-        let detail = format!("{requests} requests refused in ten seconds");
-        found.push(about(Alarm::RequestsRefused, "", detail));
+    let handshakes = (sample.handshakes_refused, &sample.handshakes_refused_at[..]);
+    let requests = (sample.requests_refused, &sample.requests_refused_at[..]);
+    for (alarm, what, window, (all, by_site)) in [
+        (Alarm::HandshakesRefused, "handshakes", &mut memory.handshakes_refused, handshakes),
+        (Alarm::RequestsRefused, "requests", &mut memory.requests_refused, requests),
+    ] {
+        let recent = window.observe(now, all, by_site);
+        if recent.all >= REFUSALS_MIN {
+            let detail = format!("{} {what} refused in ten seconds{}", recent.all, recent.told());
+            let site = recent.most.map(|(site, _)| site);
+            found.push(Condition { alarm, subject: String::new(), site, detail });
+        }
     }
 }
 
 fn certificates(found: &mut Vec<Condition>, now_unix: i64, sample: &Sample) {
+    let mut push = |alarm, name: &str, detail| {
+        let site = sample.certificate_sites.get(name).cloned();
+        found.push(Condition { alarm, subject: name.to_owned(), site, detail });
+    };
     for (name, why) in &sample.certificates_kept {
-        found.push(about(Alarm::CertificateKept, name, why.clone()));
+        push(Alarm::CertificateKept, name, why.clone());
     }
     for (name, end) in &sample.certificates {
         let left = end - now_unix;
         let readable = readable(Duration::from_secs(left.unsigned_abs()));
         if left <= 0 {
             let detail = format!("expired {readable} ago");
-            found.push(about(Alarm::CertificateExpired, name, detail));
+            push(Alarm::CertificateExpired, name, detail);
         } else if left < EXPIRING_SECONDS {
             let detail = format!("expires in {readable}");
-            found.push(about(Alarm::CertificateExpiring, name, detail));
+            push(Alarm::CertificateExpiring, name, detail);
         }
     }
 }
@@ -265,9 +284,10 @@ fn configuration(found: &mut Vec<Condition>, sample: &Sample) {
     if let Some(why) = &sample.reload_refused {
         found.push(about(Alarm::ReloadRefused, "", why.clone()));
     }
-    for part in &sample.parts_kept {
-        let detail = "stays at its last good version".to_owned();
-        found.push(about(Alarm::ReloadPartly, part, detail));
+    for KeptPart { part, site, why } in &sample.parts_kept {
+        let detail = format!("stays at its last good version: {why}");
+        let (subject, site) = (part.clone(), site.clone());
+        found.push(Condition { alarm: Alarm::ReloadPartly, subject, site, detail });
     }
     for (part, why) in &sample.parts_absent {
         found.push(about(Alarm::NotServed, part, why.clone()));

@@ -67,14 +67,14 @@ fn an_accept_queue_over_half_is_an_alarm() {
 
 #[test]
 fn an_overflow_is_told_for_a_minute() {
-    let with = |overflows| Sample { overflows, ..calm() };
+    let with = |overflows| Sample { overflows, overflowing: "[::]:443".into(), ..calm() };
     let mut edge = Edge::new();
     assert!(edge.tick(&with(0)).is_empty());
-    assert_eq!(edge.tick(&with(1)), ["+accept-overflow"]);
+    assert_eq!(edge.tick(&with(1)), ["+accept-overflow [::]:443"]);
     for _ in 0..59 {
         assert!(edge.tick(&with(1)).is_empty());
     }
-    assert_eq!(edge.tick(&with(1)), ["-accept-overflow"]);
+    assert_eq!(edge.tick(&with(1)), ["-accept-overflow [::]:443"]);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_site_whose_server_answers_nobody_for_ten_seconds_is_told() {
     let mut edge = Edge::new();
     let begun = edge.start;
     let silent = |awaited, answered| Sample {
-        awaiting: vec![AwaitingSite { site: "shop".into(), awaited, answered }],
+        unanswered: vec![AwaitingSite { site: "shop".into(), awaited, answered }],
         ..calm()
     };
     for second in 0..20 {
@@ -154,6 +154,53 @@ fn a_few_refusals_are_no_alarm_but_a_burst_is() {
 }
 
 #[test]
+fn refusals_name_the_site_with_most_of_them() {
+    let with = |shop, blog| Sample {
+        requests_refused: shop + blog,
+        requests_refused_at: vec![("shop".into(), shop), ("blog".into(), blog)],
+        ..calm()
+    };
+    let mut edge = Edge::new();
+    edge.tick(&with(0, 0));
+    assert_eq!(edge.tick(&with(1, 6)), ["+requests-refused"]);
+    let told = |edge: &Edge| {
+        let standing = edge.alarms.standing().remove(0);
+        (standing.site.unwrap_or_default(), standing.detail)
+    };
+    let detail = "7 requests refused in ten seconds, most of them at blog: 6";
+    assert_eq!(told(&edge), ("blog".into(), detail.into()));
+    assert!(edge.tick(&with(20, 6)).is_empty(), "it is the same alarm, at another site");
+    assert_eq!(told(&edge).0, "shop");
+}
+
+#[test]
+fn an_alarm_that_stands_on_tells_when_its_cause_was_last_seen() {
+    let mut edge = Edge::new();
+    edge.tick(&calm());
+    edge.tick(&Sample { overflows: 3, ..calm() });
+    let last_seen = |edge: &Edge| {
+        let now = NOW + edge.second as i64;
+        edge.alarms.standing().remove(0).last_seen(now)
+    };
+    assert_eq!(last_seen(&edge), "");
+    for _ in 0..34 {
+        edge.tick(&Sample { overflows: 3, ..calm() });
+    }
+    assert_eq!(last_seen(&edge), ", last seen 34 s ago");
+}
+
+#[test]
+fn a_queue_s_alarm_says_what_to_do_about_that_queue() {
+    let remedy = |one: QueueSample| {
+        let mut edge = Edge::new();
+        edge.tick(&Sample { queues: vec![one], ..calm() });
+        edge.alarms.standing().remove(0).remedy
+    };
+    assert!(remedy(queue(None, 5, 9_000, 0)).contains("cores"));
+    assert!(remedy(queue(Some("handshake"), 5, 9_000, 0)).contains("endpoints"));
+}
+
+#[test]
 fn a_certificate_s_end_warns_and_then_alarms() {
     let with = |left| Sample { certificates: vec![("a.example".into(), NOW + left)], ..calm() };
     let days = 24 * 60 * 60;
@@ -165,10 +212,15 @@ fn a_certificate_s_end_warns_and_then_alarms() {
 fn states_of_the_configuration_clear_at_once() {
     let pair = || vec![("a".to_owned(), "why".to_owned())];
     check(&calm(), &Sample { certificates_kept: pair(), ..calm() }, "certificate-kept a", 1);
+    let certificate_sites = [("a".to_owned(), "shop".to_owned())].into();
+    let mut edge = Edge::new();
+    edge.tick(&Sample { certificates_kept: pair(), certificate_sites, ..calm() });
+    assert_eq!(edge.alarms.standing()[0].site.as_deref(), Some("shop"));
     let refused = Sample { reload_refused: Some("sluss.toml:3: no".into()), ..calm() };
     check(&calm(), &refused, "reload-refused", 1);
-    let kept = Sample { parts_kept: vec!["sites/a.toml".into()], ..calm() };
-    check(&calm(), &kept, "reload-partly sites/a.toml", 1);
+    let part =
+        KeptPart { part: "site a".into(), site: Some("a".into()), why: "a.toml:3: no".into() };
+    check(&calm(), &Sample { parts_kept: vec![part], ..calm() }, "reload-partly site a", 1);
     check(&calm(), &Sample { parts_absent: pair(), ..calm() }, "not-served a", 1);
     let differs = Sample { machine_differs: Some("8 cores, measured on 2".into()), ..calm() };
     check(&calm(), &differs, "machine-differs", 1);

@@ -135,6 +135,15 @@ impl CertStore {
         counts
     }
 
+    /// The certificates at their last good version, and what is wrong with which of their files.
+    pub fn kept_why(&self) -> impl Iterator<Item = (&str, Problem)> {
+        self.catalogue.entries().iter().filter_map(|entry| {
+            let kept = entry.kept.as_ref()?;
+            let problem = kept.defect.problem(&path(entry, &self.directory, kept.part));
+            Some((entry.certificate.name(), problem))
+        })
+    }
+
     /// The certificates at their last good version and since when (Unix seconds).
     pub fn kept(&self) -> impl Iterator<Item = (&str, i64)> {
         let entries = self.catalogue.entries().iter();

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::client::EdgeArguments;
 use super::table::{Colour, bytes, colours, count, failed, milliseconds, paint, print, print_json};
-use crate::admin::{Health, LatencyRow, Phase, Status};
+use crate::admin::{FailingEndpoint, Health, LatencyRow, Phase, Status};
 use crate::alarms::{Standing, Urgency, readable};
 
 /// Exit code where an alarm stands.
@@ -72,6 +72,11 @@ fn text(status: &Status, colours: bool) -> String {
         "endpoints",
         &format!("{} up, {} down", status.endpoints_up, status.endpoints_down),
     );
+    for endpoint in &status.failing_endpoints {
+        let FailingEndpoint { site, url, state, last_failure } = endpoint;
+        let failure = last_failure.as_ref().map_or(String::new(), |why| format!("; {why}"));
+        line(&mut out, "", &format!("{url} of {site}: {state}{failure}"));
+    }
     for refusal in status.refusals.iter().filter(|r| r.per_second > 0.0).take(5) {
         let (reason, rate) = (&refusal.reason, count(refusal.per_second));
         line(&mut out, "refused", &format!("{rate}/s {reason}, {} in all", refusal.total));
@@ -114,7 +119,7 @@ fn write_alarm(out: &mut String, alarm: &Standing, now_unix: i64, colours: bool)
         "" => String::new(),
         subject => format!(" {}", clean(subject)),
     };
-    let since = readable(span(now_unix, alarm.since_unix));
+    let since = readable(span(now_unix, alarm.since_unix)) + &alarm.last_seen(now_unix);
     let detail = clean(&alarm.detail);
     let _ = writeln!(out, "{sign} {}{subject}, for {since}: {detail}", alarm.alarm);
     let _ = writeln!(out, "    visitors: {}", alarm.meaning);
@@ -207,10 +212,20 @@ mod tests {
             site: Some("shop".into()),
             detail: "refused".into(),
             since_unix: 970,
+            seen_unix: 1_000,
             meaning: "503".into(),
             remedy: "start it".into(),
         });
+        status.endpoints_down = 1;
+        status.failing_endpoints.push(FailingEndpoint {
+            site: "shop".into(),
+            url: "http://10.0.0.1".into(),
+            state: "ejected".into(),
+            last_failure: Some("refused".into()),
+        });
         let degraded = text(&status, false);
+        let endpoint = "            http://10.0.0.1 of shop: ejected; refused\n";
+        assert!(degraded.contains(endpoint), "{degraded}");
         assert!(degraded.contains("serving, 1 alarm;"));
         let alarm = "CRITICAL upstreams-down shop, for 30 s: refused\n    visitors: 503\n    \
                      what to do: start it\n";

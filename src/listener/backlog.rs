@@ -121,18 +121,12 @@ pub fn clamped_problem(asked: u32, file: &Path) -> Option<Problem> {
     })
 }
 
-/// Connection attempts that full queues of ours have lost between two readings. A socket whose
-/// drops are fewer than before is a new one and counts from zero.
+/// Connection attempts that full queues of ours have lost between two readings.
 ///
 /// Where a queue of ours is seen full, all that was dropped counts. Otherwise it may have been full
 /// in between, and what deferring alone can have dropped does not count.
 pub fn overflows_between(before: &Reading, now: &Reading) -> u64 {
-    let dropped = |reading: &ListenerReading| {
-        let earlier = before.listeners.iter().find(|other| other.listener == reading.listener);
-        let earlier = earlier.map_or(0, |earlier| earlier.drops);
-        u64::from(reading.drops.checked_sub(earlier).unwrap_or(reading.drops))
-    };
-    let ours: u64 = now.listeners.iter().map(dropped).sum();
+    let ours: u64 = now.listeners.iter().map(|reading| dropped(before, reading)).sum();
     let full = now.listeners.iter().any(|reading| reading.length >= reading.limit);
     match (before.counters, now.counters) {
         (Some(before), Some(now)) => {
@@ -143,6 +137,19 @@ pub fn overflows_between(before: &Reading, now: &Reading) -> u64 {
         _ if full => ours,
         _ => 0,
     }
+}
+
+/// The listener that dropped most between two readings.
+pub fn dropping_between<'a>(before: &Reading, now: &'a Reading) -> Option<&'a str> {
+    let most = now.listeners.iter().max_by_key(|reading| dropped(before, reading))?;
+    Some(&most.listener)
+}
+
+/// A socket whose drops are fewer than before is a new one and counts from zero.
+fn dropped(before: &Reading, reading: &ListenerReading) -> u64 {
+    let earlier = before.listeners.iter().find(|other| other.listener == reading.listener);
+    let earlier = earlier.map_or(0, |earlier| earlier.drops);
+    u64::from(reading.drops.checked_sub(earlier).unwrap_or(reading.drops))
 }
 
 /// `netstat` has pairs of lines, names above numbers, each with the group's name first.
@@ -195,6 +202,7 @@ mod tests {
         check(reading(7, 5), reading(7, 7), 0);
         check(reading(7, 5), reading(8, 5), 0);
         check(reading(7, 5), reading(8, 9), 1);
+        assert_eq!(dropping_between(&reading(7, 5), &reading(9, 7)), Some("[::]:443"));
         // A new socket under the same name counts from zero.
         check(reading(7, 5), reading(2, 9), 2);
     }

@@ -245,6 +245,16 @@ impl Metrics {
         lock(&self.sites).all().map(SiteMetrics::summary).collect()
     }
 
+    /// How often these were the reason at each site, where they ever were. Reads all sites.
+    pub fn refused_by_site(&self, reasons: &[Refusal]) -> Vec<(String, u64)> {
+        let table = lock(&self.sites);
+        let refused = table.all().map(|site| (site, site.refused_for(reasons)));
+        refused
+            .filter(|(_, count)| *count > 0)
+            .map(|(site, count)| (site.id().to_string(), count))
+            .collect()
+    }
+
     /// Prometheus' text, with what the other rooms brought.
     pub fn render(&self, input: &ScrapeInput) -> String {
         let table = lock(&self.sites);

@@ -215,8 +215,11 @@ impl Listeners {
     /// Stops accepting everywhere; what the kernel has queued is still taken. The senders are closed
     /// once that is done.
     pub fn stop(&mut self) -> Vec<watch::Sender<bool>> {
-        let stopped = self.open.drain(..).map(|listener| listener.stop.clone());
-        stopped.inspect(|stop| drop(stop.send_replace(true))).collect()
+        let stopped: Vec<_> = self.open.drain(..).map(|listener| listener.stop.clone()).collect();
+        for stop in &stopped {
+            stop.send_replace(true);
+        }
+        stopped
     }
 
     /// All listeners.

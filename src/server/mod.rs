@@ -3,6 +3,7 @@
 //! The control thread is the process's first. It owns the listeners and the signals, runs the admin
 //! server, samples queues each second and reloads; it never touches a client's connection.
 
+mod attention;
 mod fleet;
 mod handover;
 mod listeners;

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::attention::{self, CertificatesTold};
 use super::fleet::Listener;
 use crate::admin::{
-    CertificateRow, EndpointRow, FindingExample, FindingRow, Gathered, Phase, QueueNow, ReloadRow,
-    Reloading, Serving, SiteRow, View,
+    CertificateRow, EndpointRow, FailingEndpoint, FindingExample, FindingRow, Gathered, Phase,
+    QueueNow, ReloadRow, Reloading, Serving, SiteRow, View,
 };
 use crate::admission::QueueState;
-use crate::alarms::AwaitingSite;
+use crate::alarms::{AwaitingSite, KeptPart};
 use crate::certs::CertStore;
 use crate::config::machine::this_machine;
 use crate::config::report::Report;
@@ -36,6 +37,9 @@ const WALK_REST: u32 = 200;
 /// Alarms are raised within ten seconds of their cause, whatever the number of sites.
 const WALK_AGE_MAX: Duration = Duration::from_secs(4);
 
+/// Endpoints that are told by name; a day on which all fail is one page.
+const FAILING_MAX: usize = 50;
+
 /// Somebody on the admin listener wants a reload, and its report.
 pub type Ask = oneshot::Sender<Report>;
 
@@ -50,6 +54,9 @@ pub struct Told {
     /// How the machine differs, by the generation it was looked at for: a file is read for it, and
     /// all certificates.
     machine_differs: Mutex<(u64, Option<String>)>,
+    /// What alarms tell of certificates, by the generation and day it was looked at for: all sites
+    /// are walked for it.
+    certificates: Mutex<((u64, i64), CertificatesTold)>,
     serving: AtomicBool,
 }
 
@@ -58,6 +65,8 @@ pub struct Told {
 struct Overflows {
     last: Option<backlog::Reading>,
     total: u64,
+    /// The listener that lost last.
+    at: String,
 }
 
 impl Told {
@@ -71,6 +80,7 @@ impl Told {
             overflows: Mutex::default(),
             walked: Mutex::default(),
             machine_differs: Mutex::default(),
+            certificates: Mutex::default(),
             serving: AtomicBool::new(false),
         }
     }
@@ -107,8 +117,19 @@ impl Told {
         known.1.clone()
     }
 
-    /// The kernel's accept queues now, and how many connections full ones of ours have lost.
-    fn accept_queues(&self) -> (backlog::Reading, u64) {
+    fn certificates_told(&self, live: &Live) -> CertificatesTold {
+        let now = unix_now();
+        let key = (live.snapshot.generation, now / attention::DAY_SECONDS);
+        let mut known = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0 != key {
+            *known = (key, CertificatesTold::now(&live.snapshot, now));
+        }
+        known.1.clone()
+    }
+
+    /// The kernel's accept queues now, how many connections full ones of ours have lost, and which
+    /// lost the last of them.
+    fn accept_queues(&self) -> (backlog::Reading, u64, String) {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let read = |listener: &Arc<Listener>| {
             backlog::read_listener(&listener.address.to_string(), &listener.socket).ok()
@@ -119,9 +140,13 @@ impl Told {
         };
         let mut overflows = self.overflows.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = overflows.last.replace(now.clone()) {
-            overflows.total += backlog::overflows_between(&before, &now);
+            let lost = backlog::overflows_between(&before, &now);
+            overflows.total += lost;
+            if let Some(at) = backlog::dropping_between(&before, &now).filter(|_| lost > 0) {
+                overflows.at = at.to_owned();
+            }
         }
-        (now, overflows.total)
+        (now, overflows.total, overflows.at.clone())
     }
 }
 
@@ -148,14 +173,16 @@ impl View for Told {
     fn gather(&self) -> Gathered {
         let live = self.proxy.live();
         let totals = self.proxy.metrics.totals();
-        let (accept_queues, overflows_own) = self.accept_queues();
+        let (accept_queues, overflows_own, overflowing) = self.accept_queues();
         let counters = accept_queues.counters.unwrap_or_default();
         let walk = self.walk(&live);
         let certs = &live.snapshot.certs;
         let parts = self.reloader.in_force(|refused, report| Parts::of(refused, report, certs));
+        let certificates = self.certificates_told(&live);
         Gathered {
             listeners: accept_queues.listeners.into_iter().map(listener_gauge).collect(),
             overflows_own,
+            overflowing,
             listen_overflows: counters.overflows,
             listen_drops: counters.drops,
             handshake_queue: queue_now(
@@ -163,7 +190,7 @@ impl View for Told {
                 totals.queue_admitted(QueueName::Handshake),
             ),
             request_queues: walk.waiting,
-            awaiting: walk.awaiting,
+            unanswered: walk.unanswered,
             request_depth: live.snapshot.queues.request_depth as u64,
             age_alarm: live.snapshot.queues.age_alarm,
             connections: (
@@ -172,9 +199,11 @@ impl View for Told {
             ),
             upstreams: walk.upstreams,
             sites_down: walk.down,
+            failing_endpoints: walk.failing,
             findings: finding_counts(&self.proxy.findings),
             certificates: certs.expiries().map(|(name, end)| (name.to_owned(), end)).collect(),
-            certificates_kept: certs.kept().map(|(name, _)| kept_certificate(name)).collect(),
+            certificates_kept: certificates.kept,
+            certificate_sites: certificates.sites,
             reload_refused: parts.refused,
             parts_kept: parts.kept,
             parts_absent: parts.absent,
@@ -273,8 +302,10 @@ fn queue_now(state: &QueueState, admitted: u64) -> QueueNow {
 struct Walk {
     /// Request queues in which something waits.
     waiting: Vec<(String, QueueNow)>,
-    awaiting: Vec<AwaitingSite>,
+    unanswered: Vec<AwaitingSite>,
     upstreams: UpstreamGauges,
+    /// Endpoints that are out or fail; at most [`FAILING_MAX`].
+    failing: Vec<FailingEndpoint>,
     /// Sites whose every endpoint fails, and why.
     down: Vec<(String, String)>,
 }
@@ -323,7 +354,7 @@ fn walk(live: &Live) -> Walk {
         if sums.awaited > awaited {
             let answered = state.upstream.last_answer().map(tokio::time::Instant::into_std);
             let (site, awaited) = (site.id.to_string(), sums.awaited - awaited);
-            walk.awaiting.push(AwaitingSite { site, awaited, answered });
+            walk.unanswered.push(AwaitingSite { site, awaited, answered });
         }
     }
     let gauges = &mut walk.upstreams;
@@ -345,6 +376,21 @@ impl Walk {
         let fails = |endpoint: &EndpointSummary| {
             endpoint.standing != Standing::Up || endpoint.failures_in_a_row >= FAILURES_MAX
         };
+        for endpoint in endpoints.iter().filter(|one| fails(one)) {
+            if self.failing.len() == FAILING_MAX {
+                break;
+            }
+            let state = match endpoint.standing {
+                Standing::Up => "failing",
+                standing @ (Standing::Down | Standing::Ejected) => standing.label(),
+            };
+            self.failing.push(FailingEndpoint {
+                site: site.id.to_string(),
+                url: endpoint.url.clone(),
+                state: state.to_owned(),
+                last_failure: endpoint.last_failure.clone(),
+            });
+        }
         if endpoints.iter().all(fails) {
             let why = endpoints.iter().find_map(|one| one.last_failure.clone());
             let why = why.unwrap_or_else(|| "no endpoint can be used".into());
@@ -364,28 +410,23 @@ fn finding_counts(store: &findings::FindingsStore) -> Vec<FindingCount> {
     store.counts().into_iter().map(count).collect()
 }
 
-fn kept_certificate(name: &str) -> (String, String) {
-    (name.to_owned(), "its files are broken; see the last reload's report".into())
-}
-
 /// What of the configuration is not as its files say.
 struct Parts {
     refused: Option<String>,
-    kept: Vec<String>,
+    kept: Vec<KeptPart>,
     absent: Vec<(String, String)>,
 }
 
 impl Parts {
     /// Certificates at their last good version have an alarm of their own.
     fn of(refused: Option<&Report>, report: &Report, certs: &CertStore) -> Parts {
-        let kept = report.kept.iter().filter(|part| !part.starts_with("certificate "));
         let mut absent = report.unserved();
         absent.extend(
             certs
                 .absent()
                 .map(|(name, problem)| (format!("certificate {name}"), problem.to_string())),
         );
-        Parts { refused: refused.map(first), kept: kept.cloned().collect(), absent }
+        Parts { refused: refused.map(first), kept: attention::kept_parts(report), absent }
     }
 }
 

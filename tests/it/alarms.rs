@@ -18,9 +18,7 @@ fn raised(edge: &Edge, alarm: &str) {
     let begun = Instant::now();
     eventually(alarm, || edge.alarms(alarm) >= 1.0);
     assert!(begun.elapsed() < Duration::from_secs(10), "{alarm} after {:?}", begun.elapsed());
-    let status = edge.admin_json("/api/status");
-    let standing = status["alarms"].as_array().unwrap();
-    let standing = standing.iter().find(|one| one["alarm"] == alarm).expect("it is in the status");
+    let standing = standing(edge, alarm);
     for key in ["detail", "meaning", "remedy"] {
         assert!(standing[key].as_str().is_some_and(|text| !text.is_empty()), "{key}: {standing}");
     }
@@ -29,6 +27,14 @@ fn raised(edge: &Edge, alarm: &str) {
     let (code, text) = edge.command("status");
     assert!(code == 3 && text.contains(alarm), "{code}: {text}");
     logged(edge, "alarm raised", alarm);
+}
+
+/// The alarm in the status.
+#[track_caller]
+fn standing(edge: &Edge, alarm: &str) -> serde_json::Value {
+    let status = edge.admin_json("/api/status");
+    let all = status["alarms"].as_array().unwrap();
+    all.iter().find(|one| one["alarm"] == alarm).expect("it is in the status").clone()
 }
 
 /// It is over, and the log tells.
@@ -62,6 +68,10 @@ fn a_broken_certificate_is_told_until_it_is_mended() {
     edge.write("certs/a.test/fullchain.pem", "-----BEGIN CERTIFICATE-----\nbroken\n");
     edge.command("reload");
     raised(&edge, "certificate-kept");
+    let alarm = standing(&edge, "certificate-kept");
+    assert_eq!(alarm["site"], "a.test");
+    let detail = alarm["detail"].as_str().unwrap();
+    assert!(detail.contains("certs/a.test/fullchain.pem:1: is cut"), "file and reason: {detail}");
     edge.issue("a.test");
     assert_eq!(edge.command("reload").0, 0);
     cleared(&edge, "certificate-kept");
@@ -73,6 +83,7 @@ fn a_certificate_is_told_before_its_end_and_after() {
     edge.issue_until("a.test", 5);
     assert_eq!(edge.command("reload").0, 0);
     raised(&edge, "certificate-expiring");
+    assert_eq!(standing(&edge, "certificate-expiring")["site"], "a.test");
     // In the place of a valid one it would be kept out.
     std::fs::remove_dir_all(edge.folder().join("certs/a.test")).unwrap();
     assert_eq!(edge.command("reload").0, 0);
@@ -103,6 +114,10 @@ fn a_reload_that_left_a_site_as_it_was_is_told_until_it_is_mended() {
     edge.write("sites/a.test.toml", "hosts = [\"a.test\"\n");
     assert_eq!(edge.command("reload").0, 3);
     raised(&edge, "reload-partly");
+    let alarm = standing(&edge, "reload-partly");
+    assert_eq!(alarm["site"], "a.test");
+    let detail = alarm["detail"].as_str().unwrap();
+    assert!(detail.contains("sites/a.test.toml"), "file and reason: {detail}");
     edge.site("a.test", origin.url(), "");
     assert_eq!(edge.command("reload").0, 0);
     cleared(&edge, "reload-partly");
@@ -135,6 +150,11 @@ fn a_server_that_is_stopped_is_told_until_it_goes_on() {
         assert_eq!(edge.get("a.test", "/").status(), 504);
     }
     raised(&edge, "upstreams-down");
+    let (_, text) = edge.command("status");
+    let endpoint = format!("http://{} of a.test: failing; ", server.http[0]);
+    assert!(text.contains(&endpoint), "status names it: {text}");
+    let status = edge.admin_json("/api/status");
+    assert_eq!(status["failing_endpoints"][0]["site"], "a.test");
     server.signal(Signal::CONT);
     eventually("the server's return", || edge.get("a.test", "/").status() == 308);
     cleared(&edge, "upstreams-down");
@@ -156,12 +176,7 @@ fn a_server_that_falls_silent_is_told_before_anything_fails() {
         })
         .collect();
     raised(&edge, "queue-stalled");
-    let status = edge.admin_json("/api/status");
-    let standing = &status["alarms"][0];
-    assert_eq!(
-        (&standing["alarm"], &standing["site"]),
-        (&"queue-stalled".into(), &"a.test".into())
-    );
+    assert_eq!(standing(&edge, "queue-stalled")["site"], "a.test");
     // Whoever leaves was at that endpoint all the time: the log says so.
     drop(waiting);
     let line = edge.logged("a visitor who left", |line| line["url.path"] == "/slow");

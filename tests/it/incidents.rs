@@ -67,7 +67,7 @@ fn a_flood_fills_the_handshake_queue_and_then_the_kernels() {
     assert!(night.edge.refused("handshake-queue-full") > 0.0);
     night.raises("they say nothing at all", "accept-queue");
     night.raises("they say nothing at all", "accept-overflow");
-    assert!(night.edge.metric("sluss_kernel_accept_queue_drops_total", &[]) > 0.0);
+    assert!(night.edge.metric("sluss_kernel_listen_overflows_total", &[]) > 0.0);
     for alarm in ["accept-queue", "handshakes-refused", "accept-overflow"] {
         night.clears(alarm);
     }
@@ -107,6 +107,7 @@ fn a_silent_server_is_told_by_its_queue_while_the_other_sites_go_on() {
     let begun = night.tells("accepts requests and answers none");
     assert!(night.tells("ALARM queue-stalled (shop)") <= ended);
     assert!(night.tells("ALARM requests-refused") <= begun + 12);
+    assert!(night.tells("requests refused in ten seconds, all at shop") <= ended);
     assert!(answered("blog") > blog, "the blog goes on");
     assert!(shop > 0.0 && night.edge.refused("request-deadline") > 0.0);
     for alarm in ["queue-age", "queue-stalled", "requests-refused"] {

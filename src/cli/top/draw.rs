@@ -88,7 +88,7 @@ fn alarm_line(alarm: &Standing, now_unix: i64) -> Line<'_> {
         Urgency::Warning => ("WARNING  ", Color::Yellow),
     };
     let seconds = now_unix.saturating_sub(alarm.since_unix).max(0).unsigned_abs();
-    let since = readable(std::time::Duration::from_secs(seconds));
+    let since = readable(std::time::Duration::from_secs(seconds)) + &alarm.last_seen(now_unix);
     let blank = if alarm.subject.is_empty() { "" } else { " " };
     let text = format!("{}{blank}{}, {since}: {}", alarm.alarm, alarm.subject, alarm.detail);
     Line::from(vec![Span::styled(sign, bold().fg(colour)), Span::raw(clean(&text))])
@@ -366,6 +366,7 @@ mod tests {
                 site: None,
                 detail: "refused \u{1b}[2J".into(),
                 since_unix: 70,
+                seen_unix: 100,
                 meaning: "503".into(),
                 remedy: "start it".into(),
             });
