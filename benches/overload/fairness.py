@@ -94,7 +94,7 @@ def told(lanes):
 
 def flood_rate(port):
     most = overload.capacity(port)
-    rate = min(10 * most, overload.GENERATOR[ARGS.key] * 0.9)
+    rate = min(10 * most, overload.GENERATOR * 0.8)
     print(f"    capacity {most:.0f} full handshakes a second, flood {rate:.0f} a second")
     return most, rate
 

@@ -93,12 +93,15 @@ pub struct Incoming {
     pub not_before: Option<Instant>,
 }
 
+/// A listener that the runtime waits for.
+type Watch = Rc<AsyncFd<Rc<TcpListener>>>;
+
 /// One thread's way to a listener.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: Rc<TcpListener>,
     /// The runtime's watch over it, unless it [looks away](Acceptor::look_away).
-    watched: RefCell<Option<Rc<AsyncFd<Rc<TcpListener>>>>>,
+    watched: RefCell<Option<Watch>>,
     /// When its queue was last seen empty.
     empty_at: Cell<Option<Instant>>,
     /// Given up for a moment to accept, and close, a connection that there is no descriptor for.

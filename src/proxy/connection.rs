@@ -164,13 +164,13 @@ pub async fn go_on(thread: Rc<Thread>, started: Started) {
     served.await;
 }
 
-/// The site of a connection's server name.
-type SiteOf<'l> = Option<(&'l Arc<Site>, &'l Arc<SiteState>)>;
+/// The site that has the server name, and its state.
+type Named<'a> = Option<(&'a Arc<Site>, &'a Arc<SiteState>)>;
 
 /// What the handshake queue needs to know; takes the client's place among its site's connections.
 fn admissible(
     live: &Live,
-    (site, socket): (SiteOf<'_>, &Socket),
+    (site, socket): (Named<'_>, &Socket),
     hello: &ClientHello,
     since: Instant,
     holding: &mut Holding,
