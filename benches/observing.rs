@@ -49,6 +49,7 @@ fn line_of_a_request(bencher: divan::Bencher<'_, '_>, format: Format) {
         client_port: 50_123,
         method: "GET",
         path: "/some/path/of/usual/length.html?page=2",
+        start_line: "",
         protocol: "1.1",
         status: 200,
         bytes_in: 0,

@@ -35,6 +35,8 @@ pub struct AccessRecord<'a> {
     pub method: &'a str,
     /// Path and query, as canonical.
     pub path: &'a str,
+    /// Of a head that was not understood, how it begins; then method and path are empty.
+    pub start_line: &'a str,
     /// `1.0`, `1.1` or `2`.
     pub protocol: &'static str,
     /// The status sent, or that of the refusal (499: the client went away).
@@ -99,11 +101,15 @@ impl AccessRecord<'_> {
         out.extend_from_slice(b" - - [");
         clock.write(self.time, Format::Text, out);
         out.extend_from_slice(b"] \"");
-        text(out, self.method.as_bytes(), FIELD_BYTES_MAX);
-        out.push(b' ');
-        text(out, self.path.as_bytes(), PATH_BYTES_MAX);
-        out.extend_from_slice(b" HTTP/");
-        text(out, self.protocol.as_bytes(), FIELD_BYTES_MAX);
+        if self.method.is_empty() {
+            text(out, or_dash(self.start_line.as_bytes()), FIELD_BYTES_MAX);
+        } else {
+            text(out, self.method.as_bytes(), FIELD_BYTES_MAX);
+            out.push(b' ');
+            text(out, self.path.as_bytes(), PATH_BYTES_MAX);
+            out.extend_from_slice(b" HTTP/");
+            text(out, self.protocol.as_bytes(), FIELD_BYTES_MAX);
+        }
         out.extend_from_slice(b"\" ");
         number(out, u64::from(self.status));
         out.push(b' ');
@@ -153,6 +159,7 @@ impl AccessRecord<'_> {
             true => b",\"url.scheme\":\"http\"",
             false => b",\"url.scheme\":\"https\"",
         });
+        member(out, b",\"sluss.start_line\":\"", self.start_line.as_bytes(), FIELD_BYTES_MAX);
         member(out, b",\"server.address\":\"", self.host.as_bytes(), FIELD_BYTES_MAX);
         let (path, query) = path_and_query(self.path.as_bytes());
         member(out, b",\"url.path\":\"", path, PATH_BYTES_MAX);
@@ -354,7 +361,7 @@ fn json(out: &mut Vec<u8>, bytes: &[u8], bytes_max: usize) {
 /// Whether JSON text can be these bytes as they are. All of them are looked at, without a branch
 /// for each, so that the compiler compares sixteen at a time.
 fn is_clean(bytes: &[u8]) -> bool {
-    let is_odd = |byte: u8| byte < 0x20 || byte >= 0x7f || byte == b'"' || byte == b'\\';
+    let is_odd = |byte: u8| !(0x20..0x7f).contains(&byte) || byte == b'"' || byte == b'\\';
     bytes.iter().fold(0, |odd, byte| odd | u8::from(is_odd(*byte))) == 0
 }
 

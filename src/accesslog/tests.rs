@@ -16,6 +16,7 @@ fn record() -> AccessRecord<'static> {
         client_port: 50_123,
         method: "GET",
         path: "/a/b?q=1",
+        start_line: "",
         protocol: "1.1",
         status: 200,
         bytes_in: 0,
@@ -159,6 +160,17 @@ fn a_log_in_the_place_of_another_counts_on() {
     wait_until("all three", || second.state().written == 3);
     let off = second.replacement(Format::Json, Target::Off, 1).unwrap();
     assert_eq!(off.state().written, 3);
+}
+
+#[test]
+fn a_head_that_was_not_understood_is_logged_as_it_began() {
+    let odd =
+        AccessRecord { method: "", path: "", start_line: "GET /a?[3 bytes redacted]", ..record() };
+    assert!(line(&odd, Format::Text).contains(r#"] "GET /a?[3 bytes redacted]" 200 "#));
+    let nothing = AccessRecord { start_line: "", ..odd };
+    assert!(line(&nothing, Format::Text).contains(r#"] "-" 200 "#));
+    let value: serde_json::Value = serde_json::from_str(&line(&odd, Format::Json)).unwrap();
+    assert_eq!(value["sluss.start_line"], "GET /a?[3 bytes redacted]");
 }
 
 #[test]

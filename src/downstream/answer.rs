@@ -106,6 +106,11 @@ impl Local {
     }
 }
 
+/// How long the page is that a refused head is answered with.
+pub fn page_bytes(refusal: Refusal, request_id: &str) -> u64 {
+    refusal.status().map_or(0, |status| plain_page(status, request_id).len() as u64)
+}
+
 fn plain_page(status: u16, request_id: &str) -> Bytes {
     let reason = reason(status);
     format!(

@@ -29,6 +29,8 @@ pub struct Account {
     since: Instant,
     site: Option<(Arc<Site>, Arc<SiteState>)>,
     head: Option<RequestHead>,
+    /// Of a head that was not understood, for the log.
+    start_line: Option<Box<str>>,
     permit: Option<Permit>,
     place: Option<Hold>,
     queue: Wait,
@@ -72,6 +74,7 @@ impl Account {
             since,
             site: None,
             head: None,
+            start_line: None,
             permit: None,
             place: None,
             queue: Wait::Over(Duration::ZERO),
@@ -93,6 +96,11 @@ impl Account {
     /// The head goes into the account once nobody else needs it.
     pub fn head(&mut self, head: RequestHead) {
         self.head = Some(head);
+    }
+
+    /// Its head was not understood; it begins so, escaped and without query.
+    pub fn start_line(&mut self, start_line: &str) {
+        self.start_line = Some(start_line.into());
     }
 
     /// When the request began to wait for anything.
@@ -249,6 +257,7 @@ impl Account {
             client_port: self.connection.client.port(),
             method: head.map_or("", RequestHead::method),
             path: head.map_or("", RequestHead::target),
+            start_line: self.start_line.as_deref().unwrap_or(""),
             protocol: match head.map(RequestHead::version) {
                 None => "",
                 Some(Version::H10) => "1.0",

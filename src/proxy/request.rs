@@ -14,6 +14,7 @@ use super::account::Account;
 use super::connection::Holding;
 use super::{Live, RequestIds, SiteState, Thread, certificate};
 use crate::admission::{HeldLimits, Hold};
+use crate::downstream::answer::page_bytes;
 use crate::downstream::{Answer, Limits, Reply, Request, Service, Source, Ticket as _};
 use crate::findings::FindingContext;
 use crate::metrics::{ConnectionState, QueueName};
@@ -193,7 +194,16 @@ impl Service for Handler {
         if let Some((site, state)) = site {
             account.site(site, state);
         }
-        account.finish(0, 0, Some(refusal));
+        // Over HTTP/2 the protocol's library has refused some by itself, without a page.
+        let is_told = match refused {
+            Some(refused) => !refused.start_line.is_empty(),
+            None => refusal != Refusal::Http2Flood,
+        };
+        let sent = if is_told { page_bytes(refusal, &request_id) } else { 0 };
+        if let Some(refused) = refused {
+            account.start_line(&refused.start_line);
+        }
+        account.finish(0, sent, Some(refusal));
         request_id.as_ref().to_owned()
     }
 
