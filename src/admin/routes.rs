@@ -50,7 +50,10 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request) -> Response {
             json(&admin.status(since))
         }
         "/api/sites" => {
-            let question = Question::read(&request);
+            let question = match Question::read(&request) {
+                Ok(question) => question,
+                Err(why) => return text(StatusCode::BAD_REQUEST, why),
+            };
             blocking(admin, move |admin| json(&question.answer(admin.view.sites()))).await
         }
         "/api/certificates" => blocking(admin, |admin| json(&admin.view.certificates())).await,
@@ -214,6 +217,22 @@ fn percent_decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// Columns by which sites are sorted.
+const SORTS: [&str; 12] = [
+    "site",
+    "requests",
+    "requests_per_second",
+    "server_errors",
+    "refused",
+    "p50_ms",
+    "p99_ms",
+    "waiting",
+    "oldest_seconds",
+    "in_flight",
+    "findings",
+    "endpoints",
+];
+
 /// Which sites are asked for: `?q=TEXT&sort=COLUMN&order=asc&from=0&limit=50&troubled=1`.
 #[derive(Debug, Default)]
 struct Question {
@@ -226,16 +245,26 @@ struct Question {
 }
 
 impl Question {
-    fn read(request: &Request) -> Question {
-        let number = |name| parameter(request, name).and_then(|text| text.parse().ok());
-        Question {
-            text: parameter(request, "q").unwrap_or_default().to_lowercase(),
-            sort: parameter(request, "sort").unwrap_or_default(),
-            ascending: parameter(request, "order").as_deref() == Some("asc"),
-            from: number("from").unwrap_or(0),
-            limit: number("limit"),
-            troubled: parameter(request, "troubled").as_deref() == Some("1"),
+    /// What cannot be meant is told, not ignored: the answer would be to another question.
+    fn read(request: &Request) -> Result<Question, String> {
+        let number = |name: &str| match parameter(request, name).as_deref() {
+            None | Some("") => Ok(None),
+            Some(text) => {
+                text.parse().map(Some).map_err(|_| format!("{name}={text}: expected a number\n"))
+            }
+        };
+        let sort = parameter(request, "sort").unwrap_or_default();
+        if !sort.is_empty() && !SORTS.contains(&sort.as_str()) {
+            return Err(format!("sort={sort}: expected one of {}\n", SORTS.join(", ")));
         }
+        Ok(Question {
+            text: parameter(request, "q").unwrap_or_default().to_lowercase(),
+            sort,
+            ascending: parameter(request, "order").as_deref() == Some("asc"),
+            from: number("from")?.unwrap_or(0),
+            limit: number("limit")?,
+            troubled: parameter(request, "troubled").as_deref() == Some("1"),
+        })
     }
 
     fn answer(&self, mut sites: Vec<SiteRow>) -> SitesPage {
@@ -273,8 +302,8 @@ impl Question {
             "requests" => summary.requests as f64,
             "server_errors" => summary.server_errors as f64,
             "refused" => summary.refused as f64,
-            "p50_milliseconds" => summary.p50_milliseconds,
-            "p99_milliseconds" => summary.p99_milliseconds,
+            "p50_ms" => summary.p50_ms.unwrap_or(0.0),
+            "p99_ms" => summary.p99_ms.unwrap_or(0.0),
             "waiting" => site.waiting as f64,
             "oldest_seconds" => site.oldest_seconds,
             "in_flight" => site.in_flight as f64,

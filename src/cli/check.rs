@@ -105,11 +105,20 @@ fn text(file: &Path, outcome: &Outcome) -> String {
         Some(Severity::Fatal) => "would be refused",
     };
     let (file, sites) = (file.display(), sites(outcome));
-    let _ = write!(text, "{file}: {verdict}: {errors} errors, {warnings} warnings");
+    let _ = write!(
+        text,
+        "{file}: {verdict}: {}, {}",
+        counted(errors, "error"),
+        counted(warnings, "warning")
+    );
     if outcome.snapshot.is_some() {
-        let _ = write!(text, ", {sites} sites");
+        let _ = write!(text, ", {}", counted(sites, "site"));
     }
     text
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn sites(outcome: &Outcome) -> usize {

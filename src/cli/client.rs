@@ -161,7 +161,8 @@ impl Edge {
             let status = answer.status();
             let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
             let body = body.map_err(|error| anyhow!(error))?.to_bytes();
-            if !status.is_success() && !(method == Method::POST && status == StatusCode::CONFLICT) {
+            let is_refused_reload = method == Method::POST && status == StatusCode::CONFLICT;
+            if !status.is_success() && !is_refused_reload {
                 let text = String::from_utf8_lossy(&body);
                 bail!("it answered {status}: {}", text.trim());
             }

@@ -9,9 +9,9 @@ use clap::Args;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::client::EdgeArguments;
+use super::client::{Edge, EdgeArguments};
 use super::table::{Colour, Table, colours, failed, numbers, paint, print, print_json, words};
-use crate::admin::{FindingExample, FindingRow};
+use crate::admin::{FindingExample, FindingRow, SitesPage};
 
 /// Sites named in one message; the rest are counted.
 const SITES_NAMED: usize = 8;
@@ -37,8 +37,13 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Some(site) => format!("/api/findings?site={}", site.replace('+', "%2B")),
         None => "/api/findings".to_owned(),
     };
-    let answer: anyhow::Result<Vec<FindingRow>> =
-        arguments.edge.find().and_then(|edge| edge.json(&path));
+    let answer: anyhow::Result<Vec<FindingRow>> = arguments.edge.find().and_then(|edge| {
+        let rows: Vec<FindingRow> = edge.json(&path)?;
+        if let Some(site) = arguments.site.as_ref().filter(|_| rows.is_empty()) {
+            anyhow::ensure!(is_served(&edge, site)?, "no site is called {site}");
+        }
+        Ok(rows)
+    });
     let rows = match answer {
         Ok(rows) => rows,
         Err(error) => return failed(&error),
@@ -61,6 +66,12 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         eprintln!("sluss: {unjudged}");
     }
     ExitCode::SUCCESS
+}
+
+/// Whether the edge has a site of that name; asked only where nothing was found of it.
+fn is_served(edge: &Edge, site: &str) -> anyhow::Result<bool> {
+    let page: SitesPage = edge.json(&format!("/api/sites?q={}", site.replace('+', "%2B")))?;
+    Ok(page.sites.iter().any(|row| row.summary.site == site))
 }
 
 /// The counts as a table, then what each rule means with an example.
@@ -96,7 +107,11 @@ fn text(rows: &[FindingRow], colours: bool) -> String {
     }
     let mut out = table.text(colours);
     let stricter: u64 = rows.iter().map(stricter).sum();
-    let _ = writeln!(out, "\nthe profile \"reject\" would refuse {stricter} that went through");
+    let _ = writeln!(
+        out,
+        "\nof what went through, the profile \"reject\" would refuse what has these {stricter} findings; one \
+         message may have several"
+    );
     for row in rows {
         meaning(&mut out, row, colours);
         if let Some(example) = row.examples.first() {
@@ -148,7 +163,8 @@ fn would_refuse(rows: &[FindingRow], colours: bool) -> String {
     let sites: Vec<&str> = sites.into_iter().collect();
     let _ = writeln!(
         out,
-        "\nthe shadow profile would have refused {times} that went through; sites that would break: {}",
+        "\nof what went through, the shadow profile would have refused what has these {times} findings (one \
+         message may have several); sites that would break: {}",
         sites.join(", ")
     );
     for row in rows {
@@ -245,7 +261,7 @@ mod tests {
     fn findings_come_with_an_example_each() {
         let text = text(&[row("shop", "repair", 0)], false);
         holds(&text, "shop  response   obs-fold  repair     12               0            12\n");
-        holds(&text, "\"reject\" would refuse 12 that");
+        holds(&text, "\"reject\" would refuse what has these 12 findings;");
         holds(&text, "shop response obs-fold: a folded line (RFC 9112 5.2)\n");
         holds(&text, "    example: x-a: b?\n    seen with: GET /, request 1f\n");
     }
@@ -260,7 +276,8 @@ mod tests {
         );
         holds(
             &text,
-            "would have refused 7 that went through; sites that would break: blog, shop\n",
+            "would have refused what has these 7 findings (one message may have several); sites that \
+             would break: blog, shop\n",
         );
         holds(&text, "    example: x-a: b?\n    seen with: GET /, request 1f\n");
     }

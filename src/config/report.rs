@@ -135,7 +135,7 @@ impl Report {
 
     /// The report for people.
     pub fn text(&self) -> String {
-        let mut text = format!("{} in {:.3} s\n", self.headline(), self.seconds);
+        let mut text = format!("{}\n", self.headline());
         for (kind, difference) in
             [("sites", &self.changes.sites), ("certificates", &self.changes.certificates)]
         {
@@ -160,13 +160,19 @@ impl Report {
     }
 
     fn headline(&self) -> String {
-        let generation = self.generation;
+        let (generation, seconds) = (self.generation, self.seconds);
         match self.result {
-            ReloadResult::Applied => format!("applied: generation {generation} serves"),
-            ReloadResult::Partly => {
-                format!("applied in part: generation {generation} serves, see below")
+            ReloadResult::Applied => {
+                format!("applied: generation {generation} serves ({seconds:.3} s)")
             }
-            ReloadResult::Refused => format!("refused: generation {generation} serves on"),
+            ReloadResult::Partly => {
+                format!(
+                    "applied in part: generation {generation} serves, see below ({seconds:.3} s)"
+                )
+            }
+            ReloadResult::Refused => {
+                format!("refused: generation {generation} serves on ({seconds:.3} s)")
+            }
         }
     }
 }
@@ -244,7 +250,7 @@ mod tests {
     fn without_a_snapshot_a_reload_is_refused() {
         let report = Report::new(&outcome(&[]), 7, Duration::from_millis(12));
         assert_eq!((report.result, report.exit_code()), (ReloadResult::Refused, 1));
-        assert_eq!(report.text(), "refused: generation 7 serves on in 0.012 s\n");
+        assert_eq!(report.text(), "refused: generation 7 serves on (0.012 s)\n");
     }
 
     #[test]

@@ -142,8 +142,8 @@ impl SiteMetrics {
             server_errors: totals.server_errors(),
             refused: totals.refused.iter().sum(),
             requests_per_second: self.rate_millis.load(Relaxed) as f64 / 1_000.0,
-            p50_milliseconds: f64::from(self.p50_micros.load(Relaxed)) / 1_000.0,
-            p99_milliseconds: f64::from(self.p99_micros.load(Relaxed)) / 1_000.0,
+            p50_ms: shown(&self.p50_micros),
+            p99_ms: shown(&self.p99_micros),
         }
     }
 
@@ -228,10 +228,17 @@ pub struct SiteSummary {
     pub refused: u64,
     /// Of the last ten seconds.
     pub requests_per_second: f64,
-    /// Of the last ten seconds; 0 without requests.
-    pub p50_milliseconds: f64,
-    /// Of the last ten seconds; 0 without requests.
-    pub p99_milliseconds: f64,
+    /// Of the last ten seconds; absent without requests.
+    pub p50_ms: Option<f64>,
+    /// Of the last ten seconds; absent without requests.
+    pub p99_ms: Option<f64>,
+}
+
+/// Milliseconds of a percentile that the last tick found; 0 stands for none.
+fn shown(micros: &AtomicU32) -> Option<f64> {
+    Some(micros.load(Relaxed))
+        .filter(|micros| *micros > 0)
+        .map(|micros| f64::from(micros) / 1_000.0)
 }
 
 /// One site's series as plain numbers.

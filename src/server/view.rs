@@ -143,7 +143,7 @@ impl Told {
             let lost = backlog::overflows_between(&before, &now);
             overflows.total += lost;
             if let Some(at) = backlog::dropping_between(&before, &now).filter(|_| lost > 0) {
-                overflows.at = at.to_owned();
+                at.clone_into(&mut overflows.at);
             }
         }
         (now, overflows.total, overflows.at.clone())

@@ -32,6 +32,17 @@ fn the_access_log_says_what_was_asked_and_how_it_went() {
 }
 
 #[test]
+fn a_head_that_is_refused_is_logged_with_its_start_and_the_bytes_of_its_answer() {
+    let edge = Edge::before(Origin::echo().url());
+    let answer = edge.connect("a.test").ask("GET /a?secret=1 HTTP/1.1\r\n\r\n");
+    assert_eq!(answer.status(), 400);
+    let line = edge.logged("its line", |line| line["http.response.status_code"] == 400);
+    let start = line["sluss.start_line"].as_str().unwrap();
+    assert!(start.starts_with("GET /a?[") && !start.contains("secret"), "{line}");
+    assert_eq!(line["http.response.body.size"], answer.body.len());
+}
+
+#[test]
 fn a_text_log_has_a_line_a_request() {
     let origin = Origin::echo();
     let edge = Setup::default().set("log.format", r#""text""#).site("a.test", origin.url()).start();
@@ -79,6 +90,11 @@ fn the_admin_pages_answer() {
         assert_eq!(edge.admin(path).status(), 200, "{path}");
     }
     assert_eq!(edge.admin("/nothing").status(), 404);
+    for mistake in ["sort=nothing", "limit=many", "from=-1"] {
+        assert_eq!(edge.admin(&format!("/api/sites?{mistake}")).status(), 400, "{mistake}");
+    }
+    let sites = edge.admin_json("/api/sites?sort=p99_ms&limit=1");
+    assert!(sites["sites"][0]["p99_ms"].is_null(), "no traffic, no percentile: {sites}");
 }
 
 #[test]
@@ -162,7 +178,8 @@ fn what_cannot_be_meant_is_a_mistake_of_usage() {
 
 #[test]
 fn a_load_that_tells_nothing_does_not_end_as_if_it_had() {
-    let edge = Edge::before(Origin::echo().url());
+    let origin = Origin::echo();
+    let edge = Edge::before(origin.url());
     let load = |more: &str| {
         let address = edge.https[0];
         let url = format!("load https://a.test/ --insecure --connect {address} --duration 200ms");

@@ -83,7 +83,7 @@ const charts = [
   { title: "Request latency", format: milliseconds, floor: 10, logarithmic: 0.1, series: [
     { label: "half below", colour: "green", of: (p) => p.latency && p.latency[0] },
     { label: "90 % below", colour: "orange", of: (p) => p.latency && p.latency[1] },
-    { label: "99 % below", colour: "red", of: (p) => p.latency && p.latency[2] } ] },
+    { label: "99 % below", colour: "purple", of: (p) => p.latency && p.latency[2] } ] },
   { title: "Handshake queue", format: count, floor: 10, series: [
     { label: "waiting", colour: "blue", of: pair("handshake_queue", 0) },
     { label: "limit", colour: "red", of: pair("handshake_queue", 1) } ] },
@@ -108,8 +108,9 @@ const bySide = (point, side) => Object.entries(point.refusals).reduce((sum, [rea
 function showStatus(status) {
   const degraded = status.health !== "ok";
   const health = byId("health");
-  health.className = "badge " + (degraded ? "degraded" : "ok");
-  health.textContent = (degraded ? "⚠ " + status.alarms.length + (status.alarms.length === 1 ? " alarm" : " alarms") : "✓ well") + (status.phase === "serving" ? "" : ", " + status.phase);
+  const critical = status.alarms.some((alarm) => alarm.urgency === "critical");
+  health.className = "badge " + (critical ? "critical" : degraded ? "degraded" : "ok");
+  health.textContent = (degraded ? (critical ? "✖ " : "⚠ ") + status.alarms.length + (status.alarms.length === 1 ? " alarm" : " alarms") : "✓ well") + (status.phase === "serving" ? "" : ", " + status.phase);
   document.title = (degraded ? "⚠ " : "") + "sluss";
   byId("facts").textContent = "version " + status.version + " · up " + age(status.started_unix) + " · generation " + status.generation + " · " + status.sites + " sites · " + status.certificates + " certificates";
   showAlarms(status.alarms);
@@ -139,6 +140,23 @@ function showStatus(status) {
     { name: "limit", number: true, of: (r) => count(r.limit) } ], status.listeners, "none");
 }
 
+const TITLES = {
+  "accept-queue": "Connections wait in the kernel", "accept-overflow": "The kernel drops connections",
+  "queue-age": "Visitors wait too long", "queue-stalled": "Nothing moves",
+  "handshakes-refused": "Handshakes are refused", "requests-refused": "Requests are refused",
+  "upstreams-down": "A site's servers are down", "certificate-kept": "A certificate's files are broken",
+  "certificate-expiring": "A certificate ends soon", "certificate-expired": "A certificate has expired",
+  "reload-refused": "The last reload was refused", "reload-partly": "The last reload left parts as they were",
+  "machine-differs": "The queues were sized on another machine", "connections": "Connections are near their bound",
+  "descriptors": "File descriptors are near their bound", "memory": "Memory is near its bound",
+  "access-log": "The access log loses lines",
+};
+
+// An alarm stands on for a while after its cause is gone.
+function lastSeen(alarm) {
+  return state.status && state.status.now_unix - alarm.seen_unix >= 3 ? ", last seen " + age(alarm.seen_unix) + " ago" : "";
+}
+
 // One card an alarm, whatever the number of its subjects.
 function showAlarms(alarms) {
   const key = JSON.stringify(alarms) + Math.floor(Date.now() / 10000);
@@ -149,9 +167,9 @@ function showAlarms(alarms) {
   const wide = matchMedia("(min-width: 40rem)").matches && kinds.size <= 2;
   byId("alarms").replaceChildren(...[...kinds.values()].map((all) => {
     const first = all[0];
-    const line = (alarm) => make("p", {}, alarm.subject ? make("b", {}, alarm.subject + ": ") : null, alarm.detail + " (for " + age(alarm.since_unix) + ")");
+    const line = (alarm) => make("p", {}, alarm.subject ? make("b", {}, alarm.subject + ": ") : null, alarm.detail + " (for " + age(alarm.since_unix) + lastSeen(alarm) + ")");
     const open = "alarm-" + first.alarm;
-    const details = make("details", { open: state.open.has(open) || (wide && !state.open.has("not-" + open)) },
+    const details = make("details", { open: state.open.has(open) || ((wide || first.urgency === "critical") && !state.open.has("not-" + open)) },
       make("summary", {}, "What it means and what to do" + (all.length > 3 ? "; " + (all.length - 3) + " more" : "")),
       ...all.slice(3).map(line),
       make("p", {}, make("b", {}, "Visitors: "), first.meaning + "."), make("p", {}, make("b", {}, "What to do: "), first.remedy + "."));
@@ -159,7 +177,7 @@ function showAlarms(alarms) {
       state.open.delete(details.open ? open : "not-" + open);
       state.open.add(details.open ? "not-" + open : open);
     });
-    return make("article", { class: "alarm " + first.urgency }, make("h2", {}, (first.urgency === "critical" ? "✖ " : "⚠ ") + first.alarm), ...all.slice(0, 3).map(line), details);
+    return make("article", { class: "alarm " + first.urgency }, make("h2", {}, (first.urgency === "critical" ? "✖ " : "⚠ ") + (TITLES[first.alarm] || first.alarm), make("small", {}, first.alarm)), ...all.slice(0, 3).map(line), details);
   }));
 }
 
@@ -188,8 +206,8 @@ const endpointMark = (endpoint) => (endpoint.state === "up" ? mark("good", "✓ 
 const siteColumns = [
   { key: "site", name: "site", of: siteCell },
   { key: "requests_per_second", name: "requests/s", number: true, of: (r) => count(r.requests_per_second) },
-  { key: "p50_milliseconds", name: "half below", number: true, of: (r) => milliseconds(r.p50_milliseconds || null) },
-  { key: "p99_milliseconds", name: "99 % below", number: true, of: (r) => milliseconds(r.p99_milliseconds || null) },
+  { key: "p50_ms", name: "half below", number: true, of: (r) => milliseconds(r.p50_ms) },
+  { key: "p99_ms", name: "99 % below", number: true, of: (r) => milliseconds(r.p99_ms) },
   { key: "server_errors", name: "5xx", number: true, of: (r) => count(r.server_errors) },
   { key: "refused", name: "refused", number: true, of: (r) => count(r.refused) },
   { key: "waiting", name: "waiting", number: true, of: (r) => count(r.waiting) + " / " + count(r.waiting_limit) },
@@ -207,7 +225,7 @@ function siteCell(row) {
 function endpointSummary(row) {
   const down = row.endpoints.filter((endpoint) => endpoint.state !== "up").length;
   const head = down ? mark("bad", "✖ " + down + " of " + row.endpoints.length + " down") : mark("good", "✓ " + row.endpoints.length + " up");
-  const list = row.endpoints.map((endpoint) => make("div", { class: "more" }, endpointMark(endpoint), " " + endpoint.url + (endpoint.backup ? " (backup)" : "") + ", " + endpoint.in_flight + " in flight, " + milliseconds(endpoint.latency_ms || null) + (endpoint.last_failure ? "; last failure: " + endpoint.last_failure : "")));
+  const list = row.endpoints.map((endpoint) => make("div", { class: "more" }, endpointMark(endpoint), " " + endpoint.url + (endpoint.backup ? " (backup)" : "") + ", " + endpoint.in_flight + " in flight, " + (endpoint.latency_ms === null ? "no answer yet" : milliseconds(endpoint.latency_ms)) + (endpoint.last_failure ? "; last failure: " + endpoint.last_failure : "")));
   const details = make("details", { open: state.open.has(row.site) }, make("summary", { id: "endpoints-" + row.site }, head), ...list);
   details.addEventListener("toggle", () => (details.open ? state.open.add(row.site) : state.open.delete(row.site)));
   return details;
@@ -264,7 +282,7 @@ async function showFindings() {
     const key = [row.site, row.direction, row.rule, row.action].join(" ");
     const examples = row.examples.map((example) => make("pre", {}, moment(example.last_seen_unix) + (example.times > 1 ? " (" + count(example.times) + " times)" : "") + "  " + example.request_line + "\n" + (example.field ? example.field + ": " : "") + example.excerpt + (example.upstream ? "\nfrom " + example.upstream : "") + (example.request_id ? "\nrequest " + example.request_id : "")));
     const details = make("details", { open: state.open.has(key) },
-      make("summary", {}, make("b", {}, row.site || "(no site)"), " " + row.direction + " · " + row.rule + " ", mark(kinds[row.action] || "warn", row.action), " " + count(row.count) + " times", row.shadow_refused ? mark("warn", "shadow profile: " + count(row.shadow_refused) + " refused") : null, row.action === "refuse" ? null : make("span", { class: "more" }, " · profile reject would refuse them")),
+      make("summary", {}, make("b", {}, row.site || "(no site)"), " " + row.direction + " · " + row.rule + " ", mark(kinds[row.action] || "warn", row.action), " " + count(row.count) + (row.count === 1 ? " time" : " times"), row.shadow_refused ? mark("warn", "shadow profile: " + count(row.shadow_refused) + " refused") : null, row.action === "refuse" ? null : make("span", { class: "more" }, " · the profile reject refuses such messages")),
       make("p", {}, row.explain + (row.section ? " (" + row.section + ")" : "")), make("p", {}, make("b", {}, "What to do: "), row.remedy), ...examples);
     details.addEventListener("toggle", () => (details.open ? state.open.add(key) : state.open.delete(key)));
     return details;
@@ -280,7 +298,7 @@ function reportOf(report) {
       if (names.length) changes.push(what + " " + how + ": " + names.slice(0, 20).join(", ") + (names.length > 20 ? " and " + (names.length - 20) + " more" : ""));
     }
   }
-  const problems = report.problems.map((problem) => problem.severity + ": " + problem.file + (problem.line ? ":" + problem.line : "") + (problem.key ? ": " + problem.key : "") + ": " + problem.what + "; " + problem.remedy);
+  const problems = report.problems.map((problem) => ({ part: "error in one part", fatal: "error" }[problem.severity] || problem.severity) + ": " + problem.file + (problem.line ? ":" + problem.line : "") + (problem.key ? ": " + problem.key : "") + ": " + problem.what + (problem.remedy ? "; " + problem.remedy : ""));
   const kept = report.kept.map((part) => "kept at its last good version: " + part);
   const when = report.at_unix ? moment(report.at_unix) : "now";
   return make("details", { open: true }, make("summary", {}, make("b", {}, when), mark(kinds[report.result] || "warn", report.result), " generation " + report.generation + " in " + seconds(report.seconds)),

@@ -22,7 +22,7 @@ const KEYS: &str =
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) {
     let alarms = alarm_lines(model);
     let [head, alarm_area, numbers, curves, body, foot] = Layout::vertical([
-        Constraint::Length(1),
+        Constraint::Length(if model.lost.is_some() { 2 } else { 1 }),
         Constraint::Length(alarms.len() as u16),
         Constraint::Length(6),
         Constraint::Length(2),
@@ -30,7 +30,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) {
         Constraint::Length(1),
     ])
     .areas(frame.area());
-    frame.render_widget(head_line(model), head);
+    frame.render_widget(Paragraph::new(head_line(model)).wrap(Wrap { trim: true }), head);
     frame.render_widget(Paragraph::new(alarms), alarm_area);
     frame.render_widget(Paragraph::new(number_lines(&model.status)), numbers);
     draw_curves(frame, curves, model);
@@ -41,6 +41,16 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) {
         View::Help => draw_text(frame, body, model, help_lines()),
     }
     frame.render_widget(foot_line(model), foot);
+    for (at, cell) in frame.buffer_mut().content.iter_mut().enumerate() {
+        let is_head = at < usize::from(head.width) * usize::from(head.height);
+        if model.lost.is_some() && !is_head {
+            // What stands below is old.
+            cell.modifier.insert(Modifier::DIM);
+        }
+        if model.plain {
+            (cell.fg, cell.bg) = (Color::Reset, Color::Reset);
+        }
+    }
 }
 
 fn bold() -> Style {
@@ -169,40 +179,68 @@ fn named(name: &'static str, text: String) -> Line<'static> {
 
 fn draw_curves(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let rows: [Rect; 2] = Layout::vertical([Constraint::Length(1); 2]).areas(area);
-    let curves = [("requests/s", &model.requests), ("p99", &model.latency)];
-    for (row, (name, values)) in rows.into_iter().zip(curves) {
-        let [label, curve] =
-            Layout::horizontal([Constraint::Length(12), Constraint::Min(1)]).areas(row);
+    let requests = |most: u64| count(most as f64);
+    let latency = |most: u64| milliseconds(most as f64 / 10.0);
+    let curves: [(_, _, &dyn Fn(u64) -> String); 2] =
+        [("requests/s", &model.requests, &requests), ("p99", &model.latency, &latency)];
+    for (row, (name, values, tell)) in rows.into_iter().zip(curves) {
+        let [label, curve, scale] = Layout::horizontal([
+            Constraint::Length(12),
+            Constraint::Min(1),
+            Constraint::Length(12),
+        ])
+        .areas(row);
         frame.render_widget(Paragraph::new(name).style(dim()), label);
-        let newest = values.len().saturating_sub(usize::from(curve.width));
-        frame.render_widget(Sparkline::default().data(&values[newest..]), curve);
+        let shown = &values[values.len().saturating_sub(usize::from(curve.width))..];
+        let most = shown.iter().copied().max().unwrap_or(0);
+        // The lowest of the eight steps is not nothing.
+        let least = most.div_ceil(8);
+        let seen: Vec<u64> =
+            shown.iter().map(|value| if *value > 0 { (*value).max(least) } else { 0 }).collect();
+        frame.render_widget(Sparkline::default().data(&seen), curve);
+        let text = if most > 0 { format!(" max {}", tell(most)) } else { String::new() };
+        frame.render_widget(Paragraph::new(text).style(dim()), scale);
     }
+}
+
+/// Of the columns; the head's arrow takes one more.
+const WIDTHS: [u16; COLUMNS.len()] = [14, 6, 7, 7, 5, 8, 8, 7, 10];
+
+/// Which columns stay longest where the terminal is narrow: site, endpoints, requests, p99, waiting.
+const BY_WEIGHT: [usize; COLUMNS.len()] = [0, 8, 1, 3, 6, 4, 5, 7, 2];
+
+/// The columns that fit, in their order.
+fn columns_in(width: u16) -> Vec<usize> {
+    let (mut shown, mut taken) = (Vec::new(), 0);
+    for at in BY_WEIGHT {
+        let wide = WIDTHS[at] + u16::from(taken > 0);
+        if taken + wide <= width || shown.is_empty() {
+            shown.push(at);
+            taken += wide;
+        }
+    }
+    shown.sort_unstable();
+    shown
 }
 
 fn draw_sites(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let head = COLUMNS.iter().enumerate().map(|(at, (_, name))| {
         let arrow = match (at == model.column, model.ascending) {
             (false, _) => "",
-            (true, true) => "^",
-            (true, false) => "v",
+            (true, true) => "▲",
+            (true, false) => "▼",
         };
-        let text = if at == 0 { format!("{name}{arrow}") } else { format!("{name}{arrow:<1}") };
-        Line::raw(text).alignment(alignment(at))
+        Line::raw(format!("{name}{arrow}")).alignment(alignment(at))
     });
-    let rows = model.page.sites.iter().map(site_row);
-    let widths = [
-        Constraint::Min(14),
-        Constraint::Length(7),
-        Constraint::Length(8),
-        Constraint::Length(8),
-        Constraint::Length(6),
-        Constraint::Length(8),
-        Constraint::Length(9),
-        Constraint::Length(8),
-        Constraint::Length(10),
-    ];
+    let shown = columns_in(area.width);
+    let head = head.enumerate().filter(|(at, _)| shown.contains(at)).map(|(_, line)| line);
+    let rows = model.page.sites.iter().map(|site| site_row(site, &shown));
+    let widths = shown.iter().map(|at| match at {
+        0 => Constraint::Min(WIDTHS[0]),
+        at => Constraint::Length(WIDTHS[*at]),
+    });
     let table = Table::new(rows, widths)
-        .column_spacing(0)
+        .column_spacing(1)
         .header(Row::new(head).style(bold()))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
     let mut state = TableState::new().with_selected(Some(model.selected));
@@ -213,9 +251,9 @@ fn alignment(column: usize) -> ratatui::layout::Alignment {
     if column == 0 { ratatui::layout::Alignment::Left } else { ratatui::layout::Alignment::Right }
 }
 
-fn site_row(site: &SiteRow) -> Row<'_> {
+fn site_row<'s>(site: &'s SiteRow, shown: &[usize]) -> Row<'s> {
     let summary = &site.summary;
-    let time = |value: f64| if value > 0.0 { milliseconds(value) } else { "-".to_owned() };
+    let time = |value: Option<f64>| value.map_or("-".to_owned(), milliseconds);
     let down = site.endpoints.iter().filter(|endpoint| endpoint.state != "up").count();
     let endpoints = match down {
         0 => format!("{} up", site.endpoints.len()),
@@ -224,15 +262,15 @@ fn site_row(site: &SiteRow) -> Row<'_> {
     let cells = [
         summary.site.clone(),
         count(summary.requests_per_second),
-        time(summary.p50_milliseconds),
-        time(summary.p99_milliseconds),
+        time(summary.p50_ms),
+        time(summary.p99_ms),
         count(summary.server_errors as f64),
         count(summary.refused as f64),
         format!("{}/{}", site.waiting, site.waiting_limit),
         format!("{}/{}", site.in_flight, site.in_flight_limit),
         endpoints,
     ];
-    let cells = cells.into_iter().enumerate();
+    let cells = cells.into_iter().enumerate().filter(|(at, _)| shown.contains(at));
     let row = Row::new(cells.map(|(at, text)| Line::raw(clean(&text)).alignment(alignment(at))));
     match (down, site.waiting) {
         (0, 0) => row,
@@ -268,8 +306,8 @@ fn site_lines(site: Option<&SiteRow>) -> Vec<Line<'_>> {
             "latency",
             format!(
                 "p50 {}  p99 {}",
-                milliseconds(summary.p50_milliseconds),
-                milliseconds(summary.p99_milliseconds)
+                summary.p50_ms.map_or("-".into(), milliseconds),
+                summary.p99_ms.map_or("-".into(), milliseconds)
             ),
         ),
         named(
@@ -409,6 +447,13 @@ mod tests {
         let buffer = terminal.backend().buffer().clone();
         let line = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>();
         (0..height).map(|y| line(y).trim_end().to_owned() + "\n").collect()
+    }
+
+    #[test]
+    fn columns_are_dropped_where_they_do_not_fit() {
+        assert_eq!(columns_in(80), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(columns_in(40), [0, 1, 3, 8]);
+        assert_eq!(columns_in(10), [0]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::EdgeArguments;
-use super::table::failed;
+use super::table::{colours, failed};
 use crate::admin::{SitesPage, Status};
 use model::{Model, Wish};
 
@@ -70,6 +70,7 @@ fn watch(arguments: &Arguments) -> Result<()> {
         bail!("top needs a terminal; sluss status --json is for scripts");
     }
     let mut model = Model::default();
+    model.plain = !colours();
     // The first answer comes before the screen is taken: where nobody runs, it stays as it was.
     let (status, page) = ask(&arguments.edge, &question(&model))?;
     model.update(status, page);

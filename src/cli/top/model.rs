@@ -16,8 +16,8 @@ const FILTER_BYTES_MAX: usize = 100;
 pub(super) const COLUMNS: [(&str, &str); 9] = [
     ("site", "SITE"),
     ("requests_per_second", "REQ/S"),
-    ("p50_milliseconds", "P50"),
-    ("p99_milliseconds", "P99"),
+    ("p50_ms", "P50"),
+    ("p99_ms", "P99"),
     ("server_errors", "5XX"),
     ("refused", "REFUSED"),
     ("waiting", "WAITING"),
@@ -79,11 +79,14 @@ pub(super) struct Model {
     pub(super) scroll: u16,
     /// Why the last question was not answered.
     pub(super) lost: Option<String>,
+    /// Without colours (<https://no-color.org>).
+    pub(super) plain: bool,
 }
 
 impl Default for Model {
     fn default() -> Model {
         Model {
+            plain: false,
             status: Status::default(),
             page: SitesPage::default(),
             requests: Vec::new(),
@@ -284,7 +287,7 @@ mod tests {
         let mut model = Model::default();
         assert!(model.sites_path().contains("sort=requests_per_second&order=desc"));
         assert_eq!(press(&mut model, &[KeyCode::Char('s')]), Wish::Ask);
-        assert!(model.sites_path().contains("sort=p50_milliseconds&order=desc"));
+        assert!(model.sites_path().contains("sort=p50_ms&order=desc"));
         press(&mut model, &[KeyCode::Char('S'), KeyCode::Char('S')]);
         assert!(model.sites_path().contains("sort=site&order=asc"));
         press(&mut model, &[KeyCode::Char('r')]);
