@@ -211,12 +211,13 @@ struct Shape {
     host: Option<Box<str>>,
 }
 
-async fn exchange<T: Transport, S: Service>(
+/// One request and its response. No `async fn`: that would keep room for the head twice.
+fn exchange<T: Transport, S: Service>(
     wire: &Shared<T>,
     service: &S,
     screened: Screened<RequestHead>,
     since: Instant,
-) -> Ending {
+) -> impl Future<Output = Ending> {
     let Screened { head, findings } = screened;
     let has_body = !matches!(head.framing(), Framing::None | Framing::Length(0));
     let shape = Shape {
@@ -236,18 +237,23 @@ async fn exchange<T: Transport, S: Service>(
     }
     let body = RequestBody::new(wire.clone(), shape.policy.clone(), shape.patience);
     let request = Request { head, findings, body, since };
-    let interim = async |head: ResponseHead| write_interim(wire, &head, &shape).await;
-    let answer = {
-        // Its room is the response's afterwards.
-        let answer = pin!(service.answer(request, interim));
-        unless_gone(wire, answer).await
-    };
-    let Some(answer) = answer else { return Ending::Abort };
-    let ending = respond(wire, service, &shape, answer).await;
-    if let Some(host) = &shape.host {
-        service.found_late(host, &wire.borrow_mut().body.take_findings());
+    async move {
+        let interim = async |head: ResponseHead| write_interim(wire, &head, &shape).await;
+        let answer = {
+            // Its room is the response's afterwards.
+            let answer = pin!(service.answer(request, interim));
+            unless_gone(wire, answer).await
+        };
+        let ending = match answer.map(|answer| respond(wire, service, &shape, answer)) {
+            None => return Ending::Abort,
+            Some(Responding::Relay(relaying)) => relay(wire, &shape, relaying).await,
+            Some(Responding::Rarely(responding)) => responding.await,
+        };
+        if let Some(host) = &shape.host {
+            service.found_late(host, &wire.borrow_mut().body.take_findings());
+        }
+        ending
     }
-    ending
 }
 
 /// Runs `work` until it is done, or until the client is gone: then the work is dropped.
@@ -286,30 +292,59 @@ async fn write_interim<T: Transport>(
     wire::flush(wire, shape.patience).await
 }
 
-async fn respond<T: Transport, S: Service>(
-    wire: &Shared<T>,
+/// What is left to be done of a response.
+enum Responding<'a, B, K> {
+    Relay(Relaying<B, K>),
+    /// Boxed: the common response does not hold the room that the others need.
+    Rarely(Pin<Box<dyn Future<Output = Ending> + 'a>>),
+}
+
+/// A response of an endpoint whose body is to be relayed.
+struct Relaying<B, K> {
+    /// Its head, and what is gathered behind it.
+    out: Vec<u8>,
+    body: B,
+    ticket: K,
+    framed: Framed,
+}
+
+fn respond<'a, T: Transport, S: Service>(
+    wire: &'a Shared<T>,
     service: &S,
-    shape: &Shape,
+    shape: &'a Shape,
     answer: Answer<S::Body, S::Upgraded, S::Ticket>,
-) -> Ending {
+) -> Responding<'a, S::Body, S::Ticket> {
     let Answer { reply, request_id, ticket } = answer;
     let close = !shape.persistent || service.draining() || !may_continue(wire, shape);
     let local = match reply {
         Reply::Response { head, body } => {
             let framed = frame(&head, shape, close);
-            return relay(wire, shape, framed, (head, body), (&request_id, ticket)).await;
+            let out = written(head, shape, &framed, &request_id);
+            return Responding::Relay(Relaying { out, body, ticket, framed });
         }
         Reply::Upgraded { head, io } => {
             let mut out = output();
             head.write_h1(&mut out, &whole(Some(&request_id)));
-            let leftover = wire.borrow_mut().input.split().freeze();
-            let (received, sent) = tunnel::run(wire, io, &out, leftover, shape.patience).await;
-            ticket.finish(received, sent, None);
-            return Ending::Close;
+            return Responding::Rarely(Box::pin(async move {
+                let leftover = wire.borrow_mut().input.split().freeze();
+                let (received, sent) = tunnel::run(wire, io, &out, leftover, shape.patience).await;
+                ticket.finish(received, sent, None);
+                Ending::Close
+            }));
         }
         Reply::Refused { refusal, page } => Local::refusal(refusal, page, &request_id),
         Reply::Redirect(location) => Local::redirect(location, &request_id),
     };
+    Responding::Rarely(Box::pin(answer_locally(wire, shape, local, close, ticket)))
+}
+
+async fn answer_locally<T: Transport, K: Ticket>(
+    wire: &Shared<T>,
+    shape: &Shape,
+    local: Local,
+    close: bool,
+    ticket: K,
+) -> Ending {
     let close = close || local.closes();
     let mut out = output();
     local.write_h1(&mut out, shape.version, close, shape.is_head);
@@ -326,6 +361,8 @@ async fn respond<T: Transport, S: Service>(
 
 /// How the response's body is framed towards this client, and whether the connection stays.
 struct Framed {
+    /// The head is the whole message.
+    whole: bool,
     chunked: bool,
     close: bool,
 }
@@ -333,27 +370,20 @@ struct Framed {
 /// RFC 9112 6.3, from our side: a length where there is one; chunks for what ends otherwise; the
 /// close alone where the client knows no chunks.
 fn frame(head: &ResponseHead, shape: &Shape, close: bool) -> Framed {
-    match head.framing() {
-        Framing::None | Framing::Length(_) => Framed { chunked: false, close },
+    let framing = head.framing();
+    let whole = framing == Framing::None;
+    match framing {
+        Framing::None | Framing::Length(_) => Framed { whole, chunked: false, close },
         Framing::Chunked | Framing::UntilClose | Framing::Stream => match shape.version {
-            Version::H10 => Framed { chunked: false, close: true },
-            Version::H11 | Version::H2 => Framed { chunked: !shape.is_head, close },
+            Version::H10 => Framed { whole, chunked: false, close: true },
+            Version::H11 | Version::H2 => Framed { whole, chunked: !shape.is_head, close },
         },
     }
 }
 
-async fn relay<T: Transport, B, K>(
-    wire: &Shared<T>,
-    shape: &Shape,
-    framed: Framed,
-    (head, mut body): (ResponseHead, B),
-    (request_id, ticket): (&str, K),
-) -> Ending
-where
-    B: Source,
-    K: Ticket,
-{
-    let (mut out, framing) = (output(), head.framing());
+/// The text of a head.
+fn written(head: ResponseHead, shape: &Shape, framed: &Framed, request_id: &str) -> Vec<u8> {
+    let mut out = output();
     head.write_h1(
         &mut out,
         &ResponseTo {
@@ -364,26 +394,42 @@ where
         },
     );
     heads::give_back(head.into_storage());
-    let mut sent = 0;
-    let relayed = match framing {
-        // The head is the message; whatever came behind it would be read as the next response.
-        Framing::None => write_and_flush(wire, &out, shape.patience).await,
-        _ => relay_body(wire, &mut out, &mut body, framed.chunked, (&mut sent, shape)).await,
-    };
-    if relayed.is_err_and(|why| why.side() == Side::Upstream) {
-        // What came before the cut is the client's; that nothing follows tells it of the cut.
-        let _ = write_and_flush(wire, &out, shape.patience).await;
-    }
-    output_done(out);
-    ticket.note(Direction::Response, &body.take_findings());
-    drop(body); // With it goes what is left of the request's body.
-    ticket.note(Direction::Request, &wire.borrow_mut().body.take_findings());
-    ticket.finish(wire.borrow().body.received, sent, relayed.err());
-    match relayed {
-        Ok(()) => settle(wire, shape, framed.close).await,
-        // Nothing must make a response that was cut short look whole: no last chunk, no
-        // close_notify.
-        Err(_) => Ending::Abort,
+    out
+}
+
+fn relay<T: Transport, B, K>(
+    wire: &Shared<T>,
+    shape: &Shape,
+    relaying: Relaying<B, K>,
+) -> impl Future<Output = Ending>
+where
+    B: Source,
+    K: Ticket,
+{
+    let Relaying { mut out, mut body, ticket, framed } = relaying;
+    async move {
+        let mut sent = 0;
+        let count = (&mut sent, shape);
+        let relayed = match framed.whole {
+            // The head is the message; whatever came behind it would be read as the next response.
+            true => write_and_flush(wire, &out, shape.patience).await,
+            false => relay_body(wire, &mut out, &mut body, framed.chunked, count).await,
+        };
+        if relayed.is_err_and(|why| why.side() == Side::Upstream) {
+            // What came before the cut is the client's; that nothing follows tells it of the cut.
+            let _ = write_and_flush(wire, &out, shape.patience).await;
+        }
+        output_done(out);
+        ticket.note(Direction::Response, &body.take_findings());
+        drop(body); // With it goes what is left of the request's body.
+        ticket.note(Direction::Request, &wire.borrow_mut().body.take_findings());
+        ticket.finish(wire.borrow().body.received, sent, relayed.err());
+        match relayed {
+            Ok(()) => settle(wire, shape, framed.close).await,
+            // Nothing must make a response that was cut short look whole: no last chunk, no
+            // close_notify.
+            Err(_) => Ending::Abort,
+        }
     }
 }
 

@@ -21,14 +21,24 @@ use crate::screen::{Direction, Finding, RequestHead, Version};
 use crate::sites::{Site, TlsVersion};
 use crate::upstream::{Endpoint, Failure, Response, Sent};
 
-/// One request's account.
-pub struct Account {
+/// One request's account. Boxed: it goes from hand to hand.
+pub struct Account(Box<Open>);
+
+/// What a closed account has no use for any more.
+struct Open {
+    entries: Entries,
+    /// `None` for a request whose head was refused.
+    head: Option<RequestHead>,
+    closed: bool,
+}
+
+/// What is to be said of a request, as far as it has come.
+pub struct Entries {
     thread: Rc<Thread>,
     connection: Rc<Connection>,
     request_id: Rc<str>,
     since: Instant,
     site: Option<(Arc<Site>, Arc<SiteState>)>,
-    head: Option<RequestHead>,
     /// Of a head that was not understood, for the log.
     start_line: Option<Box<str>>,
     permit: Option<Permit>,
@@ -39,7 +49,6 @@ pub struct Account {
     endpoint: Option<Arc<Endpoint>>,
     status: u16,
     refusal: Option<Refusal>,
-    closed: bool,
     _active: Active,
 }
 
@@ -59,21 +68,46 @@ impl Wait {
 }
 
 impl Account {
-    /// Opens the account of a request whose first byte was read at `since`.
-    pub fn open(
+    /// Opens the account of a request; `head` as it was screened.
+    pub fn new(entries: Entries, head: Option<RequestHead>) -> Account {
+        Account(Box::new(Open { entries, head, closed: false }))
+    }
+
+    /// What is written into it, and the request's head.
+    pub fn parts(&mut self) -> (&mut Entries, Option<&RequestHead>) {
+        (&mut self.0.entries, self.0.head.as_ref())
+    }
+
+    fn close(&mut self, received: u64, sent: u64, cut: Option<Refusal>) {
+        let Open { entries, head, closed } = &mut *self.0;
+        if std::mem::replace(closed, true) {
+            return;
+        }
+        entries.conclude(cut);
+        let total = entries.since.elapsed();
+        entries.count(received, sent, total);
+        entries.log(head.as_ref(), received, sent, total);
+        if let Some(head) = head.take() {
+            heads::give_back(head.into_storage());
+        }
+    }
+}
+
+impl Entries {
+    /// Of a request whose first byte was read at `since`.
+    pub fn new(
         thread: &Rc<Thread>,
         connection: &Rc<Connection>,
         active: Active,
         since: Instant,
         request_id: &Rc<str>,
-    ) -> Account {
-        Account {
+    ) -> Entries {
+        Entries {
             thread: thread.clone(),
             connection: connection.clone(),
             request_id: request_id.clone(),
             since,
             site: None,
-            head: None,
             start_line: None,
             permit: None,
             place: None,
@@ -83,7 +117,6 @@ impl Account {
             endpoint: None,
             status: 0,
             refusal: None,
-            closed: false,
             _active: active,
         }
     }
@@ -91,11 +124,6 @@ impl Account {
     /// The request's site is found.
     pub fn site(&mut self, site: &Arc<Site>, state: &Arc<SiteState>) {
         self.site = Some((site.clone(), state.clone()));
-    }
-
-    /// The head goes into the account once nobody else needs it.
-    pub fn head(&mut self, head: RequestHead) {
-        self.head = Some(head);
     }
 
     /// Its head was not understood; it begins so, escaped and without query.
@@ -191,10 +219,7 @@ impl Account {
         Reply::Refused { refusal, page }
     }
 
-    fn close(&mut self, received: u64, sent: u64, cut: Option<Refusal>) {
-        if std::mem::replace(&mut self.closed, true) {
-            return;
-        }
+    fn conclude(&mut self, cut: Option<Refusal>) {
         self.refusal = self.refusal.or(cut);
         self.unanswered();
         if self.status == 0 {
@@ -203,12 +228,6 @@ impl Account {
             self.status = 499;
         }
         self.learn(cut);
-        let total = self.since.elapsed();
-        self.count(received, sent, total);
-        self.log(received, sent, total);
-        if let Some(head) = self.head.take() {
-            heads::give_back(head.into_storage());
-        }
     }
 
     /// Teaches the site's limit what its endpoints can do.
@@ -235,7 +254,7 @@ impl Account {
         }
     }
 
-    fn log(&self, bytes_in: u64, bytes_out: u64, total: Duration) {
+    fn log(&self, head: Option<&RequestHead>, bytes_in: u64, bytes_out: u64, total: Duration) {
         let live = self.thread.live();
         if !live.access.is_on() {
             return;
@@ -247,7 +266,6 @@ impl Account {
                 TlsVersion::Tls13 => ("1.3", settled.resumed),
             },
         };
-        let head = self.head.as_ref();
         let field = |name| head.and_then(|head| head.field(name)).unwrap_or_default();
         live.access.log(&AccessRecord {
             time: SystemTime::now() - total,
@@ -286,15 +304,16 @@ impl Ticket for Account {
         if findings.is_empty() {
             return;
         }
-        let request_line = self.head.as_ref().map_or_else(String::new, request::line);
+        let Open { entries, head, .. } = &*self.0;
+        let request_line = head.as_ref().map_or_else(String::new, request::line);
         let context = FindingContext {
             request_line: &request_line,
-            upstream: self.endpoint.as_ref().map(|endpoint| endpoint.url()),
-            request_id: &self.request_id,
+            upstream: entries.endpoint.as_ref().map(|endpoint| endpoint.url()),
+            request_id: &entries.request_id,
             now: SystemTime::now(),
         };
-        let site = self.site.as_ref().map(|(site, _)| &site.id);
-        self.thread.proxy.findings.record(site, direction, findings, context);
+        let site = entries.site.as_ref().map(|(site, _)| &site.id);
+        entries.thread.proxy.findings.record(site, direction, findings, context);
     }
 
     fn finish(mut self, received: u64, sent: u64, cut: Option<Refusal>) {

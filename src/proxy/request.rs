@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use http_body::Body;
 
-use super::account::Account;
+use super::account::{Account, Entries};
 use super::connection::Holding;
 use super::{Live, RequestIds, SiteState, Thread, certificate};
 use crate::admission::{HeldLimits, Hold};
@@ -155,7 +155,7 @@ impl Handler {
 
 impl Service for Handler {
     type Body = upstream::ResponseBody;
-    type Upgraded = upstream::UpgradedIo;
+    type Upgraded = Box<upstream::UpgradedIo>;
     type Ticket = Account;
 
     fn limits(&self) -> Limits {
@@ -190,9 +190,9 @@ impl Service for Handler {
                 &refused.findings,
             );
         }
-        let mut account = self.open(tokio::time::Instant::now(), &request_id);
+        let mut entries = self.entries(tokio::time::Instant::now(), &request_id);
         if let Some((site, state)) = site {
-            account.site(site, state);
+            entries.site(site, state);
         }
         // Over HTTP/2 the protocol's library has refused some by itself, without a page.
         let is_told = match refused {
@@ -201,9 +201,9 @@ impl Service for Handler {
         };
         let sent = if is_told { page_bytes(refusal, &request_id) } else { 0 };
         if let Some(refused) = refused {
-            account.start_line(&refused.start_line);
+            entries.start_line(&refused.start_line);
         }
-        account.finish(0, sent, Some(refusal));
+        Account::new(entries, None).finish(0, sent, Some(refusal));
         request_id.as_ref().to_owned()
     }
 
@@ -216,11 +216,12 @@ impl Service for Handler {
         }
     }
 
-    async fn answer<B, I>(
+    // No `async fn`: that would keep room for the request twice.
+    fn answer<B, I>(
         &self,
         request: Request<B>,
-        interim: I,
-    ) -> Answer<Self::Body, Self::Upgraded, Account>
+        mut interim: I,
+    ) -> impl Future<Output = Answer<Self::Body, Self::Upgraded, Account>>
     where
         B: Body<Data = Bytes, Error = Refusal> + Unpin + 'static,
         I: AsyncFnMut(ResponseHead) -> Result<(), Refusal>,
@@ -229,56 +230,31 @@ impl Service for Handler {
         let Request { head, findings, body, since } = request;
         let trusted = self.is_trusted(&live);
         let request_id = request_id(&self.thread.request_ids, &head, trusted);
-        let mut pending = Pending::new(self.open(since, &request_id), head);
-        let (account, head) = pending.parts();
-        self.note_request(&live, head, (&findings, &request_id));
-        let reply = match self.route(&live, head) {
-            Err(Unrouted::Redirect(location)) => Reply::Redirect(location),
-            Err(Unrouted::Refused(refusal)) => account.refuse(refusal),
-            Ok(route) => {
-                account.site(&route.site, &route.state);
-                let forwarding = Forwarding {
-                    live: &live,
-                    route: &route,
-                    head,
-                    request_id: &request_id,
-                    trusted,
-                };
-                match self.forward(&forwarding, account, body, interim).await {
-                    Ok(reply) => reply,
-                    Err(refusal) => account.refuse(refusal),
+        let mut account = Account::new(self.entries(since, &request_id), Some(head));
+        let mut body = Some(body);
+        async move {
+            let (entries, head) = account.parts();
+            let head = head.expect("the account was opened with it");
+            self.note_request(&live, head, (&findings, &request_id));
+            let reply = match self.route(&live, head) {
+                Err(Unrouted::Redirect(location)) => Reply::Redirect(location),
+                Err(Unrouted::Refused(refusal)) => entries.refuse(refusal),
+                Ok(route) => {
+                    entries.site(&route.site, &route.state);
+                    let forwarding = Forwarding {
+                        live: &live,
+                        route: &route,
+                        head,
+                        request_id: &request_id,
+                        trusted,
+                    };
+                    match self.forward(&forwarding, entries, &mut body, &mut interim).await {
+                        Ok(reply) => reply,
+                        Err(refusal) => entries.refuse(refusal),
+                    }
                 }
-            }
-        };
-        Answer { reply, request_id, ticket: pending.into_account() }
-    }
-}
-
-/// A request's account and head while it is answered. Dropped within that, the account of a client
-/// that is gone still tells what it had asked for.
-struct Pending(Option<(Account, RequestHead)>);
-
-impl Pending {
-    fn new(account: Account, head: RequestHead) -> Pending {
-        Pending(Some((account, head)))
-    }
-
-    fn parts(&mut self) -> (&mut Account, &RequestHead) {
-        let (account, head) = self.0.as_mut().expect("taken by `into_account` alone");
-        (account, head)
-    }
-
-    fn into_account(mut self) -> Account {
-        let (mut account, head) = self.0.take().expect("taken here alone");
-        account.head(head);
-        account
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        if let Some((mut account, head)) = self.0.take() {
-            account.head(head);
+            };
+            Answer { reply, request_id, ticket: account }
         }
     }
 }
@@ -292,12 +268,12 @@ struct Forwarding<'a> {
     trusted: bool,
 }
 
-type AnyReply = Reply<upstream::ResponseBody, upstream::UpgradedIo>;
+type AnyReply = Reply<upstream::ResponseBody, Box<upstream::UpgradedIo>>;
 
 impl Handler {
-    fn open(&self, since: tokio::time::Instant, request_id: &Rc<str>) -> Account {
+    fn entries(&self, since: tokio::time::Instant, request_id: &Rc<str>) -> Entries {
         let active = Active::new(&self.presence);
-        Account::open(&self.thread, &self.connection, active, since.into_std(), request_id)
+        Entries::new(&self.thread, &self.connection, active, since.into_std(), request_id)
     }
 
     /// Takes note of what was odd about a request, for its host's site.
@@ -355,9 +331,9 @@ impl Handler {
     async fn forward<B, I>(
         &self,
         forwarding: &Forwarding<'_>,
-        account: &mut Account,
-        body: B,
-        interim: I,
+        entries: &mut Entries,
+        body: &mut Option<B>,
+        interim: &mut I,
     ) -> Result<AnyReply, Refusal>
     where
         B: Body<Data = Bytes, Error = Refusal> + Unpin + 'static,
@@ -365,9 +341,10 @@ impl Handler {
     {
         let Forwarding { live, route, head, request_id, trusted } = *forwarding;
         let client = Some(self.connection.client.ip()).filter(|_| !trusted);
-        check_limits(route, &body, client)?;
-        account.holds(place_of_client(route, client)?);
-        self.admit(route, head, account).await?;
+        let length = body.as_ref().map_or(0, |body| body.size_hint().lower());
+        check_limits(route, length, client)?;
+        entries.holds(place_of_client(route, client)?);
+        self.admit(route, head, entries).await?;
         let forward = Forward {
             client: self.connection.client,
             local_port: self.connection.local.port(),
@@ -387,19 +364,19 @@ impl Handler {
                 response: timeouts.response,
                 body: timeouts.body,
             },
-            hold_until: (account.since() + live.snapshot.queues.request_deadline).into(),
-            sent: account.sent(),
+            hold_until: (entries.since() + live.snapshot.queues.request_deadline).into(),
+            sent: entries.sent(),
         };
         let client = &self.thread.client;
-        let sent = client.send(&route.state.upstream, outgoing, body, interim).await;
-        self.answered(forwarding, account, sent)
+        let sent = client.send(&route.state.upstream, &outgoing, body, interim).await;
+        self.answered(forwarding, entries, sent)
     }
 
     async fn admit(
         &self,
         route: &Route,
         head: &RequestHead,
-        account: &mut Account,
+        entries: &mut Entries,
     ) -> Result<(), Refusal> {
         let class = route.site.class(head.path());
         let metrics = &self.thread.proxy.metrics;
@@ -409,21 +386,21 @@ impl Handler {
             Some(permit) => (permit, Duration::ZERO),
             None => {
                 let begun = Instant::now();
-                account.waits(begun);
-                let entered = gate.enter(class, account.since()).await;
-                let waited = account.has_waited();
+                entries.waits(begun);
+                let entered = gate.enter(class, entries.since()).await;
+                let waited = entries.has_waited();
                 (entered.inspect_err(|why| metrics.refused(QueueName::Request, *why))?, waited)
             }
         };
         metrics.queue_wait(QueueName::Request, waited);
-        account.admitted(permit);
+        entries.admitted(permit);
         Ok(())
     }
 
     fn answered(
         &self,
         forwarding: &Forwarding<'_>,
-        account: &mut Account,
+        entries: &mut Entries,
         sent: Result<upstream::Response, upstream::Failure>,
     ) -> Result<AnyReply, Refusal> {
         let Forwarding { route, head, request_id, .. } = *forwarding;
@@ -435,11 +412,11 @@ impl Handler {
         note.record(&self.thread, Some(&route.site), Direction::Response, findings);
         match sent {
             Err(failure) => {
-                account.upstream_failed(&failure);
+                entries.upstream_failed(&failure);
                 Err(failure.refusal)
             }
             Ok(response) => {
-                account.answered(&response);
+                entries.answered(&response);
                 Ok(match response.upgraded {
                     Some(io) => Reply::Upgraded { head: response.head, io },
                     None => Reply::Response { head: response.head, body: response.body },
@@ -456,10 +433,10 @@ impl Handler {
     }
 }
 
-/// `client` is `None` where it speaks for many.
-fn check_limits<B: Body>(route: &Route, body: &B, client: Option<IpAddr>) -> Result<(), Refusal> {
+/// Of a request with a body of at least `length`; `client` is `None` where it speaks for many.
+fn check_limits(route: &Route, length: u64, client: Option<IpAddr>) -> Result<(), Refusal> {
     let limits = &route.site.limits;
-    if limits.max_body.is_some_and(|max| body.size_hint().lower() > max) {
+    if limits.max_body.is_some_and(|max| length > max) {
         return Err(Refusal::BodyTooLarge);
     }
     let of_clients = (&route.state.request_rates, limits.requests_per_second_per_client);

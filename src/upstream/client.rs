@@ -127,7 +127,8 @@ impl Client {
         self.pool.borrow().idle()
     }
 
-    /// Sends a request and waits for the head of its answer; interim heads go to `interim`.
+    /// Sends a request and waits for the head of its answer; interim heads go to `interim`. The body
+    /// is taken where the rest of it is sent while the answer is read.
     ///
     /// *Cancel safety*: dropping the future closes the connection in use and gives all counts back.
     ///
@@ -138,9 +139,9 @@ impl Client {
     pub async fn send<B, I>(
         self: &Rc<Self>,
         upstream: &Arc<Upstream>,
-        request: Outgoing<'_>,
-        body: B,
-        mut interim: I,
+        request: &Outgoing<'_>,
+        body: &mut Option<B>,
+        interim: &mut I,
     ) -> Result<Response, Failure>
     where
         B: Body<Data = Bytes, Error = Refusal> + Unpin + 'static,
@@ -148,23 +149,22 @@ impl Client {
     {
         upstream.budget.deposit();
         let mut journey = Journey::default();
-        let mut body = Some(body);
         loop {
             let (endpoint, freshness, now) =
-                self.next_endpoint(upstream, &request, &mut journey).await?;
+                self.next_endpoint(upstream, request, &mut journey).await?;
             let target = Target { load: Load::new(endpoint.clone()), freshness, now };
             let tried = match endpoint.spec.protocol {
                 Protocol::Http1 | Protocol::Http1Tls => {
-                    self.over_http1(target, &request, &mut body, &mut interim).await
+                    self.over_http1(target, request, body, interim).await
                 }
                 // Boxed: the common future must not be as large as the rare one.
                 Protocol::Http2 | Protocol::Http2Tls => {
-                    Box::pin(h2::exchange(self, target, &request, &mut body)).await
+                    Box::pin(h2::exchange(self, target, request, body)).await
                 }
             };
             match tried {
                 Ok(response) => return Ok(Response { retries: journey.failed, ..response }),
-                Err(failed) => journey.after(failed, upstream, endpoint, &request)?,
+                Err(failed) => journey.after(failed, upstream, endpoint, request)?,
             }
         }
     }
@@ -406,7 +406,7 @@ impl Response {
         screened: Screened<ResponseHead>,
         body: ResponseBody,
         endpoint: Arc<Endpoint>,
-        upgraded: Option<UpgradedIo>,
+        upgraded: Option<Box<UpgradedIo>>,
     ) -> Response {
         let Screened { head, findings } = screened;
         let latency = Duration::ZERO;
@@ -443,7 +443,7 @@ where
             let broken = Broken::new(Refusal::UpstreamHeadMalformed, findings);
             return Err(Failed::new(Stage::Answered, broken, exchange.body_consumed));
         }
-        let upgraded = Some(UpgradedIo::new(exchange));
+        let upgraded = Some(Box::new(UpgradedIo::new(exchange)));
         let body = ResponseBody::empty();
         return Ok(Response::new(Screened { head, findings }, body, endpoint, upgraded));
     }

@@ -71,6 +71,13 @@ enum Upload {
     Abandoned,
 }
 
+/// What a look at the bytes that came gives.
+enum Heard {
+    Nothing,
+    Interim(ResponseHead),
+    Final(ResponseHead),
+}
+
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Sending {
     /// So many bytes are to come.
@@ -133,26 +140,25 @@ impl Exchange {
             if let Err(refusal) = filled {
                 return Err(Broken::new(refusal, findings));
             }
-            while let Some(screened) = self.next_head(request, &mut scan, &mut findings)? {
-                let status = screened.head.status();
+            loop {
+                let head = match self.next_head(request, &mut scan, &mut findings)? {
+                    Heard::Nothing => break,
+                    Heard::Final(head) => {
+                        self.persistent &= persistent;
+                        return Ok(Screened { head, findings });
+                    }
+                    Heard::Interim(head) => head,
+                };
                 // What an interim head says of the connection holds for it as well.
-                persistent &= screened.head.persistent();
-                if !screened.head.is_interim() || status == 101 {
-                    findings.extend(screened.findings);
-                    self.persistent = persistent;
-                    return Ok(Screened { head: screened.head, findings });
-                }
-                findings.extend(screened.findings);
+                persistent &= head.persistent();
                 interims += 1;
                 if interims > INTERIM_MAX {
                     let told = format!("{interims} interim responses");
                     findings.push(Finding::refusal(Rule::Oversize, "", told.as_bytes()));
                     return Err(Broken::new(Refusal::UpstreamHeadMalformed, findings));
                 }
-                if status == 100 {
-                    self.upload = self.upload.asked_for();
-                }
-                if let Err(refusal) = interim(screened.head).await {
+                // Boxed: most requests have no interim answer, and need no room for one.
+                if let Err(refusal) = Box::pin(interim(head)).await {
                     return Err(Broken::new(refusal, findings));
                 }
                 self.patience.progressed();
@@ -160,24 +166,33 @@ impl Exchange {
         }
     }
 
-    /// The next complete head of `input`, if there is one.
+    /// The next complete head of `input`, if there is one; what is odd about it goes to `findings`.
     fn next_head(
         &mut self,
         request: &Outgoing<'_>,
         scan: &mut Scan,
         findings: &mut Vec<Finding>,
-    ) -> Result<Option<Screened<ResponseHead>>, Broken> {
+    ) -> Result<Heard, Broken> {
         let method = request.head.request_method();
         let storage = heads::take();
         match screen::response(&self.input, scan, request.policy, method, storage) {
             Ok(Reading::Partial(storage)) => {
                 heads::give_back(storage);
-                Ok(None)
+                Ok(Heard::Nothing)
             }
             Ok(Reading::Complete { screened, consumed }) => {
                 self.input.advance(consumed);
                 *scan = Scan::default();
-                Ok(Some(screened))
+                let Screened { head, findings: found } = screened;
+                findings.extend(found);
+                if head.status() == 100 {
+                    self.upload = self.upload.asked_for();
+                }
+                if head.is_interim() && head.status() != 101 {
+                    return Ok(Heard::Interim(head));
+                }
+                self.persistent = head.persistent();
+                Ok(Heard::Final(head))
             }
             Err(refused) => {
                 let refused = *refused;

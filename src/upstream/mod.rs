@@ -131,7 +131,7 @@ pub struct Response {
     /// Attempts that failed before.
     pub retries: u32,
     /// The connection after `101 Switching Protocols`.
-    pub upgraded: Option<UpgradedIo>,
+    pub upgraded: Option<Box<UpgradedIo>>,
 }
 
 /// Nothing came back that can be given to the client.

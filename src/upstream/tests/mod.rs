@@ -114,7 +114,7 @@ impl Edge {
             self.interims.borrow_mut().push(head.status());
             Ok(())
         };
-        self.client.send(&self.upstream, outgoing, body, interim).await
+        self.client.send(&self.upstream, &outgoing, &mut Some(body), &mut { interim }).await
     }
 
     /// A GET without a body.
