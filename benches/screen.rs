@@ -11,8 +11,8 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use sluss::screen::{
-    Forward, Policy, Reading, RequestHead, RequestMethod, ResponseHead, ResponseTo, Scan, Storage,
-    Version, request, response,
+    ClientText, Forward, Policy, Reading, RequestHead, RequestMethod, ResponseHead, ResponseTo,
+    Scan, Storage, Version, request, response,
 };
 
 /// A browser's request: about 600 bytes, 14 fields.
@@ -80,8 +80,7 @@ fn request_screened(bencher: Bencher<'_, '_>) {
 fn request_screened_and_written(bencher: Bencher<'_, '_>) {
     let policy = Policy::default();
     let forward = Forward {
-        client: ([192, 0, 2, 1], 40_000).into(),
-        local_port: 443,
+        client: &ClientText::new([192, 0, 2, 1].into(), 443),
         proto: "https",
         trusted: false,
         request_id: "0123456789abcdef",

@@ -6,8 +6,8 @@
 use std::alloc::System;
 
 use sluss::screen::{
-    Forward, Policy, Profile, Reading, RequestMethod, ResponseTo, Scan, Storage, Version, request,
-    response,
+    ClientText, Forward, Policy, Profile, Reading, RequestMethod, ResponseTo, Scan, Storage,
+    Version, request, response,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -32,10 +32,14 @@ Content-Type: text/html; charset=utf-8\r\n\
 \r\n";
 
 /// Screens and writes a request that arrives in pieces that end at `ends`.
-fn screen_request(policy: &Policy, ends: &[usize], room: (Storage, &mut Vec<u8>)) -> Storage {
+fn screen_request(
+    policy: &Policy,
+    client: &ClientText,
+    ends: &[usize],
+    room: (Storage, &mut Vec<u8>),
+) -> Storage {
     let forward = Forward {
-        client: ([192, 0, 2, 1], 40_000).into(),
-        local_port: 443,
+        client,
         proto: "https",
         trusted: false,
         request_id: "0123456789abcdef",
@@ -75,13 +79,14 @@ fn clean_heads_cost_no_allocation() {
         ..sluss::screen::PolicySpec::default()
     };
     let policy = Policy::new(&shadowed).unwrap();
+    let client = ClientText::new([192, 0, 2, 1].into(), 443);
     let (mut storage, mut out) = (Storage::default(), Vec::new());
     let ends: [&[usize]; 3] =
         [&[REQUEST.len()], &[1, 30, 70, 200, REQUEST.len()], &[REQUEST.len() - 1, REQUEST.len()]];
     let mut round = |storage| {
-        let storage = ends
-            .iter()
-            .fold(storage, |storage, ends| screen_request(&policy, ends, (storage, &mut out)));
+        let storage = ends.iter().fold(storage, |storage, ends| {
+            screen_request(&policy, &client, ends, (storage, &mut out))
+        });
         screen_response(&policy, (storage, &mut out))
     };
     // The first round makes the room that all others use.

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sluss_fuzz::screen::{Forward, Policy, Reading, RequestHead, Scan, Storage, request};
+use sluss_fuzz::screen::{ClientText, Forward, Policy, Reading, RequestHead, Scan, Storage, request};
 use sluss_fuzz::{check, outcome};
 
 fuzz_target!(|data: &[u8]| {
@@ -12,8 +12,7 @@ fuzz_target!(|data: &[u8]| {
     let read = request(data, &mut Scan::default(), &Policy::default(), Storage::default());
     let Ok(Reading::Complete { screened, .. }) = read else { return };
     let forward = Forward {
-        client: ([192, 0, 2, 1], 1).into(),
-        local_port: 443,
+        client: &ClientText::new([192, 0, 2, 1].into(), 443),
         proto: "https",
         trusted: true,
         request_id: "id",

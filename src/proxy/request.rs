@@ -20,7 +20,9 @@ use crate::findings::FindingContext;
 use crate::metrics::{ConnectionState, QueueName};
 use crate::names::Hostname;
 use crate::refusal::Refusal;
-use crate::screen::{Direction, Finding, Forward, Policy, Refused, RequestHead, ResponseHead};
+use crate::screen::{
+    ClientText, Direction, Finding, Forward, Policy, Refused, RequestHead, ResponseHead,
+};
 use crate::sites::{Site, SiteTls};
 use crate::tls::Settled;
 use crate::upstream::{self, Outgoing};
@@ -55,8 +57,8 @@ struct Presence {
 pub struct Connection {
     /// The client.
     pub client: SocketAddr,
-    /// The address it connected to.
-    pub local: SocketAddr,
+    /// The same as endpoints are told of it.
+    pub text: ClientText,
     /// How it came.
     pub security: Security,
 }
@@ -100,8 +102,7 @@ impl Handler {
         holding: Holding,
         https_port: u16,
     ) -> Handler {
-        let connection = Connection { client, local, security: Security::Plain { https_port } };
-        Handler::new(thread, connection, holding)
+        Handler::new(thread, (client, local), holding, Security::Plain { https_port })
     }
 
     /// For a connection whose handshake is done.
@@ -111,12 +112,18 @@ impl Handler {
         holding: Holding,
         (settled, server_name, asked): (Settled, Option<Hostname>, Option<SiteTls>),
     ) -> Handler {
-        let connection =
-            Connection { client, local, security: Security::Tls { settled, server_name, asked } };
-        Handler::new(thread, connection, holding)
+        let security = Security::Tls { settled, server_name, asked };
+        Handler::new(thread, (client, local), holding, security)
     }
 
-    fn new(thread: Rc<Thread>, connection: Connection, mut holding: Holding) -> Handler {
+    fn new(
+        thread: Rc<Thread>,
+        (client, local): (SocketAddr, SocketAddr),
+        mut holding: Holding,
+        security: Security,
+    ) -> Handler {
+        let text = ClientText::new(client.ip(), local.port());
+        let connection = Connection { client, text, security };
         holding.gauge.set(ConnectionState::Idle);
         let presence = Presence { holding: RefCell::new(holding), open: Cell::new(0) };
         let (connection, presence) = (Rc::new(connection), Rc::new(presence));
@@ -346,8 +353,7 @@ impl Handler {
         entries.holds(place_of_client(route, client)?);
         self.admit(route, head, entries).await?;
         let forward = Forward {
-            client: self.connection.client,
-            local_port: self.connection.local.port(),
+            client: &self.connection.text,
             proto: self.proto(),
             trusted,
             request_id,

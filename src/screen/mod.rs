@@ -48,7 +48,7 @@ pub use recorded::{Recorded, judge_recorded};
 pub use rule::{Action, Direction, Rule, UnknownName};
 pub use target::Authority;
 pub use trailer::{trailers, trailers_h2, write_trailers};
-pub use write::{Forward, ResponseTo};
+pub use write::{ClientText, Forward, ResponseTo};
 
 use crate::refusal::Refusal;
 

@@ -1,6 +1,6 @@
 //! What holds of whole heads. Single heads with their expected outcome are in `tests/heads/`.
 
-use std::net::SocketAddr;
+use std::sync::LazyLock;
 
 use super::*;
 use crate::refusal::Refusal;
@@ -19,12 +19,11 @@ fn read_response(input: &[u8], to: RequestMethod) -> Result<Screened<ResponseHea
     }
 }
 
-const CLIENT: &str = "192.0.2.7:5000";
+static CLIENT: LazyLock<ClientText> = LazyLock::new(|| ClientText::new([192, 0, 2, 7].into(), 443));
 
 fn forward() -> Forward<'static> {
     Forward {
-        client: CLIENT.parse::<SocketAddr>().unwrap(),
-        local_port: 443,
+        client: &CLIENT,
         proto: "https",
         trusted: false,
         request_id: "id-1",
@@ -67,7 +66,7 @@ fn what_the_client_says_of_itself_is_replaced() {
 
 #[test]
 fn a_trusted_proxy_is_added_to() {
-    let client = "[2001:db8::1]:9".parse().unwrap();
+    let client = &ClientText::new("2001:db8::1".parse().unwrap(), 443);
     check_forwarded(
         "GET / HTTP/1.1\r\nHost: a.test:444\r\nX-Forwarded-For: 10.0.0.1\r\nX-Forwarded-For: 10.0.0.2\r\n\
          X-Forwarded-Proto: http\r\nForwarded: for=x\r\nVia: 1.1 front\r\n\r\n",

@@ -4,8 +4,7 @@
 //! decided; who the client is stands in the forwarding fields. HTTP/1 goes straight into the send
 //! buffer without allocation.
 
-use std::io::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
@@ -17,10 +16,8 @@ use super::known::{self, Role};
 /// What an endpoint is told about the client and the way.
 #[derive(Clone, Copy, Debug)]
 pub struct Forward<'a> {
-    /// The client's address.
-    pub client: SocketAddr,
-    /// The port the client came to.
-    pub local_port: u16,
+    /// The client.
+    pub client: &'a ClientText,
     /// `https` or `http`.
     pub proto: &'a str,
     /// Whether the peer is a trusted proxy: its forwarding fields are kept and added to.
@@ -31,6 +28,29 @@ pub struct Forward<'a> {
     pub host_header: Option<&'a str>,
     /// Whether an upgrade asked for is asked for upstream.
     pub keep_upgrade: bool,
+}
+
+/// A connection's client, its address and the port it came to written once for all its requests.
+#[derive(Clone, Debug)]
+pub struct ClientText {
+    ip: IpAddr,
+    ip_text: Box<[u8]>,
+    local_port_text: Box<[u8]>,
+}
+
+impl ClientText {
+    /// Of a connection from `ip` to `local_port`.
+    pub fn new(ip: IpAddr, local_port: u16) -> ClientText {
+        // A dual-stack socket shows IPv4 clients as mapped addresses.
+        let text = |text: String| text.into_bytes().into_boxed_slice();
+        let ip_text = text(ip.to_canonical().to_string());
+        ClientText { ip, ip_text, local_port_text: text(local_port.to_string()) }
+    }
+
+    /// Its address.
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
 }
 
 /// How a response goes to the client.
@@ -100,6 +120,7 @@ impl RequestHead {
         let storage = &self.storage;
         let copied = storage.fields.iter().filter(|field| self.is_copied(field, forward));
         let map = request.headers_mut();
+        map.reserve(storage.fields.len() + FORWARDING_FIELDS);
         append_all(map, copied, storage)?;
         let mut refused = None;
         self.forwarding(forward, &mut |name, parts| match HeaderValue::from_maybe_shared(
@@ -148,17 +169,14 @@ impl RequestHead {
 
     /// The fields that tell of the client and the way.
     fn forwarding(&self, forward: &Forward<'_>, put: &mut dyn FnMut(&'static str, &[&[u8]])) {
-        let mut buffer = [0; 48];
-        let client = ip_text(forward.client.ip(), &mut buffer);
+        let client = &*forward.client.ip_text;
         self.append(forward, "x-forwarded-for", &[client], put);
         let has = |name: &str| forward.trusted && self.storage.field(name).is_some();
         if !has("x-forwarded-proto") {
             put("x-forwarded-proto", &[forward.proto.as_bytes()]);
         }
-        let mut port = [0; 20];
-        let port = decimal_text(u64::from(forward.local_port), &mut port);
         if !has("x-forwarded-port") {
-            put("x-forwarded-port", &[port]);
+            put("x-forwarded-port", &[&forward.client.local_port_text]);
         }
         let authority = self.authority();
         let mut own_port = [0; 20];
@@ -287,6 +305,8 @@ impl ResponseHead {
             http::Response::builder().version(http::Version::HTTP_2).status(self.status).body(())?;
         let map = response.headers_mut();
         let storage = &self.storage;
+        // Via, the request id, the length, and Date where it must be added.
+        map.reserve(storage.fields.len() + 3);
         let copied = storage.fields.iter().filter(|field| {
             let replaced = field.role() == Role::RequestId && request_id.is_some();
             field.keeping != Keeping::Hop && !replaced
@@ -347,6 +367,9 @@ fn via(version: Version) -> &'static str {
     }
 }
 
+/// As many as [`RequestHead::forwarding`] puts, and those of framing.
+const FORWARDING_FIELDS: usize = 10;
+
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const CHUNKED: &[u8] = b"transfer-encoding: chunked\r\n";
@@ -403,35 +426,11 @@ fn decimal_text(mut number: u64, buffer: &mut [u8; 20]) -> &[u8] {
     }
 }
 
-/// The longest text of an IPv6 address has 45 bytes.
-fn ip_text(ip: IpAddr, buffer: &mut [u8; 48]) -> &[u8] {
-    let mut rest = &mut buffer[..];
-    // Writing cannot fail: there is room for the longest.
-    // A dual-stack socket shows IPv4 clients as mapped addresses.
-    let _ = match ip.to_canonical() {
-        IpAddr::V4(ip) => write_ipv4(&mut rest, ip),
-        IpAddr::V6(ip) => write!(rest, "{ip}"),
-    };
-    let left = rest.len();
-    &buffer[..buffer.len() - left]
-}
-
-/// A formatter costs ten times as much, and this is written for every request.
-fn write_ipv4(out: &mut &mut [u8], ip: Ipv4Addr) -> io::Result<()> {
-    let [first, others @ ..] = ip.octets();
-    out.write_all(decimal_text(first.into(), &mut [0; 20]))?;
-    others.into_iter().try_for_each(|octet| {
-        out.write_all(b".")?;
-        out.write_all(decimal_text(octet.into(), &mut [0; 20]))
-    })
-}
-
 fn append_all<'a>(
     map: &mut HeaderMap,
     fields: impl Iterator<Item = &'a Field>,
     storage: &Storage,
 ) -> Result<(), http::Error> {
-    map.reserve(storage.fields.len() + 8);
     // One copy, of which every value is a slice.
     let text = Bytes::copy_from_slice(&storage.text);
     for field in fields {

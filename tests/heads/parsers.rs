@@ -10,8 +10,8 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
 use sluss::screen::{
-    Forward, Framing, Policy, Reading, RequestHead, RequestMethod, ResponseHead, ResponseTo, Scan,
-    Storage, Version, request, response,
+    ClientText, Forward, Framing, Policy, Reading, RequestHead, RequestMethod, ResponseHead,
+    ResponseTo, Scan, Storage, Version, request, response,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
@@ -64,8 +64,7 @@ pub fn check_request(input: &[u8]) {
     let read = request(input, &mut Scan::default(), &Policy::default(), Storage::default());
     let Ok(Reading::Complete { screened, .. }) = read else { return };
     let forward = Forward {
-        client: ([192, 0, 2, 1], 1).into(),
-        local_port: 443,
+        client: &ClientText::new([192, 0, 2, 1].into(), 443),
         proto: "https",
         trusted: true,
         request_id: "id",

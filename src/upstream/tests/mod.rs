@@ -21,7 +21,7 @@ use tokio::task::LocalSet;
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::screen::{self, PolicySpec, Reading, Scan, Storage};
+use crate::screen::{self, ClientText, PolicySpec, Reading, Scan, Storage};
 use crate::sites::{Address, Protocol};
 use crate::timers::Timers;
 
@@ -94,8 +94,7 @@ impl Edge {
     {
         let head = request(head, &self.policy);
         let forward = Forward {
-            client: ([192, 0, 2, 7], 50_000).into(),
-            local_port: 443,
+            client: &ClientText::new([192, 0, 2, 7].into(), 443),
             proto: "https",
             trusted: false,
             request_id: "test",
