@@ -153,12 +153,11 @@ fn public_of_line(line: &[u8]) -> usize {
 /// Up to user information, a query or a fragment.
 fn address_len(bytes: &[u8]) -> usize {
     let end = memchr::memchr2(b'?', b'#', bytes).map_or(bytes.len(), |at| at + 1);
-    let Some(start) = memchr::memmem::find(&bytes[..end], b"//").map(|at| at + 2) else {
-        return end;
-    };
-    let authority = &bytes[start..];
-    let len = authority.iter().position(|b| matches!(b, b'/' | b' ')).unwrap_or(authority.len());
-    if authority[..len].contains(&b'@') { start } else { end }
+    let Some(at) = memchr::memchr(b'@', &bytes[..end]) else { return end };
+    let user = bytes[..at].iter().rposition(|b| matches!(b, b'/' | b' ')).map_or(0, |at| at + 1);
+    // In a path, or in text, `@` says nothing by itself.
+    let is_user = bytes[..user].ends_with(b"//") || bytes[user..at].contains(&b':');
+    if is_user { user } else { end }
 }
 
 /// Whether a field's value must not be shown; names are compared by their letters and digits.
@@ -254,6 +253,8 @@ mod tests {
             ("X-Access-Key: abc", "[17 bytes redacted]"),
             ("Content-Type: a/b; c=d", "Content-Type: a/b; c=d"),
             ("GET http://alice:abc@a.test/ HTTP/1.1", "GET http://[26 bytes redacted]"),
+            ("GET alice:abc@a.test/ HTTP/1.1", "GET [26 bytes redacted]"),
+            ("GET /@alice/a HTTP/1.1", "GET /@alice/a HTTP/1.1"),
             ("GET /cb?code=abc#x HTTP/1.1", "GET /cb?[19 bytes redacted]"),
         ] {
             assert_eq!(text("", line.as_bytes()), expected);
@@ -310,6 +311,8 @@ mod tests {
             ("GET /a?b abc", "GET /a?[5 bytes redacted]"),
             ("GET /a#b HTTP/1.1", "GET /a#[1 bytes redacted] HTTP/1.1"),
             ("GET http://u:abc@a.test/ HTTP/1.1", "GET http://[13 bytes redacted] HTTP/1.1"),
+            ("GET http://u@a.test/ HTTP/1.1", "GET http://[9 bytes redacted] HTTP/1.1"),
+            ("GET u:abc@a.test/ HTTP/1.1", "GET [13 bytes redacted] HTTP/1.1"),
             ("GET /session=1 HTTP/1.1", "GET /session=1 HTTP/1.1"),
             ("name=abc&b", "name=[5 bytes redacted]"),
         ] {
