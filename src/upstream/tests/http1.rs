@@ -483,7 +483,7 @@ fn a_client_that_uploads_slowly_does_not_time_the_endpoint_out() {
 fn a_malformed_head_is_told_with_its_findings() {
     run(async || {
         let origin = Origin::answering(
-            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\nx",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\nx",
         )
         .await;
         let edge = edge(&origin).await;
@@ -491,6 +491,8 @@ fn a_malformed_head_is_told_with_its_findings() {
         assert_eq!(failure.refusal, Refusal::UpstreamHeadMalformed);
         assert!(failure.findings.iter().any(|found| found.rule == Rule::FramingConflict));
         assert!(failure.start_line.starts_with("HTTP/1.1 200"), "{}", failure.start_line);
+        let cause = edge.summary(0).last_failure.unwrap();
+        assert!(cause.ends_with(": framing-conflict"), "what refuses, not what is mended: {cause}");
     });
 }
 
