@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::answer::Local;
 use super::body::{Progress, RequestBody};
-use super::wire::{self, Shared, Stop, Wire};
+use super::wire::{self, Shared, Stop, Wire, output, output_done};
 use super::{Answer, Reply, Request, Service, Source, Ticket, Transport, tunnel};
 use crate::buffers;
 use crate::heads;
@@ -41,13 +41,6 @@ const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// first: who has just connected is about to ask, and would not try again. It is far more than a
 /// round trip, and less than anybody waits for an edge to end.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
-
-/// Output buffers kept for reuse on one thread.
-const OUTPUTS_MAX: usize = 256;
-
-thread_local! {
-    static OUTPUTS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-}
 
 /// What becomes of a connection after a response.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -590,19 +583,4 @@ async fn refuse_head<T: Transport>(
     let written = write_and_flush(wire, &out, patience).await;
     output_done(out);
     if written.is_ok() { Ending::Close } else { Ending::Abort }
-}
-
-fn output() -> Vec<u8> {
-    OUTPUTS
-        .with_borrow_mut(Vec::pop)
-        .unwrap_or_else(|| Vec::with_capacity(buffers::BUFFER_BYTES + 1024))
-}
-
-fn output_done(mut out: Vec<u8>) {
-    out.clear();
-    OUTPUTS.with_borrow_mut(|kept| {
-        if kept.len() < OUTPUTS_MAX && out.capacity() <= 4 * buffers::BUFFER_BYTES {
-            kept.push(out);
-        }
-    });
 }

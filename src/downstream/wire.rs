@@ -22,6 +22,13 @@ use crate::timers::{Deadline, Timers};
 /// Pipelined bytes read ahead while a response is on its way; more waits in the kernel.
 const READ_AHEAD_MAX: usize = buffers::BUFFER_BYTES;
 
+/// Output buffers kept for reuse on one thread.
+const OUTPUTS_MAX: usize = 256;
+
+thread_local! {
+    static OUTPUTS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
 /// One client connection's bytes.
 pub struct Wire<T> {
     /// The transport.
@@ -211,4 +218,21 @@ pub async fn close<T: Transport>(wire: &RefCell<Wire<T>>, patience: Duration, by
     })
     .await;
     buffers::give_back(&mut wire.borrow_mut().input);
+}
+
+/// An empty buffer for what goes to a client.
+pub(super) fn output() -> Vec<u8> {
+    OUTPUTS
+        .with_borrow_mut(Vec::pop)
+        .unwrap_or_else(|| Vec::with_capacity(buffers::BUFFER_BYTES + 1024))
+}
+
+/// Keeps a buffer for the next response.
+pub(super) fn output_done(mut out: Vec<u8>) {
+    out.clear();
+    OUTPUTS.with_borrow_mut(|kept| {
+        if kept.len() < OUTPUTS_MAX && out.capacity() <= 4 * buffers::BUFFER_BYTES {
+            kept.push(out);
+        }
+    });
 }

@@ -198,7 +198,10 @@ fn windows_are_kept() {
     let reset = client.frame_where(|frame| frame.kind == RST_STREAM).expect("a reset");
     assert_eq!((reset.stream, reset.error()), (1, FLOW_CONTROL_ERROR));
     // The site never answers, so nothing opens the window again.
-    let silent = Origin::scripted(|mut connection| drop(connection.head()));
+    let silent = Origin::scripted(|mut connection| {
+        connection.head();
+        connection.exactly(usize::MAX); // Stays, and says nothing, until the edge closes.
+    });
     let edge = Edge::before(silent.url());
     let data = frame(DATA, 0, 1, [0; 16_384]);
     let mut sent = vec![open_stream(1)];
