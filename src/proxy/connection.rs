@@ -155,13 +155,20 @@ fn greeted(
 }
 
 /// A connection whose handshake has begun, to its close.
-pub async fn go_on(thread: Rc<Thread>, started: Started) {
-    // Each stage is boxed by itself: an open connection holds the state of its stage alone.
-    let finished = Box::pin(handshake::finish(&thread, started)).await;
-    let Some((handshaken, holding)) = finished else { return };
-    let served = serve(&thread, handshaken, holding);
-    drop(thread);
-    served.await;
+pub fn go_on(thread: Rc<Thread>, started: Started) -> impl Future<Output = ()> {
+    // Each stage is boxed by itself, and no `async fn` keeps room for the one before: an open
+    // connection holds the state of its stage alone.
+    let finishing = Box::pin(async move {
+        let (handshaken, holding) = handshake::finish(&thread, started).await?;
+        Some(serve(&thread, handshaken, holding))
+    });
+    async move {
+        // A statement of its own: with it the first stage is given back.
+        let served = finishing.await;
+        if let Some(served) = served {
+            served.await;
+        }
+    }
 }
 
 /// The site that has the server name, and its state.

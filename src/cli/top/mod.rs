@@ -92,7 +92,9 @@ fn watch(arguments: &Arguments) -> Result<()> {
     outcome
 }
 
-/// Lets SIGTERM and SIGHUP (a closed ssh session) end the loop, which puts the terminal back.
+/// Lets SIGTERM and SIGHUP (a closed ssh session) end the loop, which puts the terminal back. Where
+/// the terminal itself is gone the loop may never come round: crossterm reads its end again and
+/// again. Then the process ends without it.
 fn stop_on_signals() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let _inside = runtime.enter();
@@ -103,6 +105,9 @@ fn stop_on_signals() -> Result<()> {
             tokio::select! { _ = terminate.recv() => {}, _ = hang_up.recv() => {} }
         });
         STOP.store(true, Relaxed);
+        std::thread::sleep(4 * TICK);
+        ratatui::restore();
+        std::process::exit(0);
     });
     Ok(())
 }
