@@ -20,6 +20,15 @@ def generation(base):
     return status["generation"]
 
 
+def wait_until_serving(base):
+    """The edge listens a moment before it says that it serves."""
+    end = time.time() + 10
+    while not os.path.exists(f"{base}/state/admin"):
+        if time.time() > end:
+            sys.exit("the edge does not serve within 10 s")
+        time.sleep(0.002)
+
+
 def reload_once(child, base, before):
     child.send_signal(signal.SIGHUP)
     end = time.time() + 10
@@ -55,6 +64,7 @@ def main():
         loading = subprocess.Popen(command, stdout=open(results, "w"))
         getting = threading.Thread(target=download)
         getting.start()
+        wait_until_serving(base)
         at, first, began = generation(base), None, time.time()
         for number in range(ARGS.reloads):
             at = reload_once(child, base, at)
