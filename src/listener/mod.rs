@@ -88,7 +88,7 @@ pub struct Incoming {
     pub stream: TcpStream,
     /// Who made it.
     pub client: SocketAddr,
-    /// When the queue was last seen empty, where that was a [moment](MOMENT) ago: it has waited no
+    /// When the queue was last seen empty, where that was a moment ago: it has waited no
     /// longer, and the kernel need not be asked.
     pub not_before: Option<Instant>,
 }
