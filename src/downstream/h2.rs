@@ -527,6 +527,8 @@ impl Body for RequestBody {
             deadline.disarm();
         }
         Poll::Ready(match frame {
+            // hyper takes a reset with NO_ERROR for the end, wherever it comes.
+            None if !self.incoming.is_end_stream() => Some(Err(Refusal::ClientGone)),
             None => None,
             Some(Err(_)) => Some(Err(Refusal::ClientGone)),
             Some(Ok(frame)) => Some(self.judged(frame)),

@@ -421,6 +421,11 @@ impl Download {
                 ready!(self.patience.poll_exhausted(&self.deadline, Waits::Piece, cx));
                 Poll::Ready(Some(Err(Refusal::UpstreamBodyTimeout)))
             }
+            // hyper takes a reset with NO_ERROR for the end, also where it does not follow a whole
+            // answer (RFC 9113 8.1).
+            Poll::Ready(None) if !self.is_ended() => {
+                Poll::Ready(Some(Err(Refusal::UpstreamClosed)))
+            }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Ready(Some(Err(error))) if is_library(&error) => {
                 findings.push(unseen(&self.policy));

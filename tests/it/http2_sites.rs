@@ -1,9 +1,12 @@
 //! Sites that speak HTTP/2 and say what they should not.
 
+use std::sync::{Mutex, mpsc};
+
 use crate::support::frames::{
-    ACK, DATA, END_HEADERS, END_STREAM, HEADERS, SETTINGS, block, frame, get_frame, open,
+    ACK, CANCEL, DATA, END_HEADERS, END_STREAM, HEADERS, NO_ERROR, SETTINGS, block, frame,
+    get_frame, open, reset_frame,
 };
-use crate::support::{Edge, Origin, eventually, get};
+use crate::support::{Edge, End, Origin, eventually, get};
 
 /// A fake response, as it would be put behind a head that has no content.
 const EVIL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL";
@@ -123,4 +126,62 @@ fn a_malformed_end_of_an_answer_is_told() {
     // The head may be refused with it.
     client.rest();
     eventually("it is found", || found(&edge, "message-malformed", "refuse") == 1);
+}
+
+/// RFC 9113 8.1: NO_ERROR may only follow a whole answer. To hyper it is the body's end at any place.
+#[test]
+fn an_answer_that_is_reset_in_its_middle_never_looks_whole() {
+    for reason in [NO_ERROR, CANCEL] {
+        let origin = site(move |stream| {
+            let head = frame(HEADERS, END_HEADERS, stream, block(&[(":status", "200")]));
+            [head, frame(DATA, 0, stream, "part"), reset_frame(stream, reason)].concat()
+        });
+        let edge = edge(&origin);
+        let mut client = edge.connect("a.test");
+        client.send(get("a.test", "/"));
+        let answer = client.response();
+        assert_ne!(answer.end, End::Whole, "{reason}");
+        let line = edge.logged("its line", |line| line["url.path"] == "/");
+        assert_eq!(line["error.type"], "upstream-closed", "{reason}");
+    }
+}
+
+/// The same where the answer was whole: the site wants no more of the request.
+#[test]
+fn an_answer_that_is_reset_behind_its_end_is_whole() {
+    let origin = site(|stream| {
+        let whole = head_and_content(stream, &[(":status", "200")], "whole");
+        [whole, reset_frame(stream, NO_ERROR)].concat()
+    });
+    let edge = edge(&origin);
+    let mut client = edge.connect("a.test");
+    for _ in 0..3 {
+        assert_eq!(client.ask(get("a.test", "/")).text(), "whole");
+    }
+}
+
+/// A client that resets its upload has not ended it, whatever reason it gives.
+#[test]
+fn an_upload_that_is_reset_in_its_middle_never_looks_whole() {
+    for reason in [NO_ERROR, CANCEL] {
+        let (tell, told) = mpsc::channel();
+        let tell = Mutex::new(tell);
+        let origin = Origin::scripted(move |mut connection| {
+            let head = connection.head().expect("a head");
+            assert_eq!(head.field("transfer-encoding"), Some("chunked"));
+            let (first, _) = connection.exactly("4\r\npart\r\n".len());
+            tell.lock().unwrap().send(first).unwrap();
+            tell.lock().unwrap().send(connection.exactly(usize::MAX).0).unwrap();
+        });
+        let edge = Edge::before(origin.url());
+        let mut client = open(&edge, "a.test");
+        let fields = [(":method", "POST"), (":scheme", "https"), (":authority", "a.test")];
+        let fields = [&fields[..], &[(":path", "/")]].concat();
+        client.send(frame(HEADERS, END_HEADERS, 1, block(&fields)));
+        client.send(frame(DATA, 0, 1, "part"));
+        assert_eq!(told.recv().unwrap(), b"4\r\npart\r\n");
+        client.send(reset_frame(1, reason));
+        let rest = told.recv().unwrap();
+        assert_eq!(String::from_utf8_lossy(&rest), "", "no last chunk follows: {reason}");
+    }
 }
