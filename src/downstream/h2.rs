@@ -302,7 +302,8 @@ async fn stream<S: Service>(
         Ok(screened) => screened,
         Err(refused) => {
             let request_id = service.refused(refused.reason, Some(&refused));
-            return Ok(local(&Local::refusal(refused.reason, None, &request_id), open));
+            let reply = Local::refusal(refused.reason, None, &request_id);
+            return Ok(local(&reply, content(&reply, &parts.method), open));
         }
     };
     let Screened { head, findings } = screened;
@@ -316,6 +317,7 @@ async fn stream<S: Service>(
         received: received.clone(),
         incoming,
     };
+    let method = parts.method.clone();
     drop(parts);
     let request = Request { head, findings, body, since };
     // hyper's server has no way to send interim responses; they may be left out (RFC 9110 15.2).
@@ -335,8 +337,14 @@ async fn stream<S: Service>(
         Reply::Refused { refusal, page } => Local::refusal(refusal, page, &request_id),
         Reply::Redirect(location) => Local::redirect(location, &request_id),
     };
-    ticket.finish(received.bytes.get(), local_reply.body().len() as u64, local_reply.refusal);
-    Ok(local(&local_reply, open))
+    let content = content(&local_reply, &method);
+    ticket.finish(received.bytes.get(), content.len() as u64, local_reply.refusal);
+    Ok(local(&local_reply, content, open))
+}
+
+/// RFC 9110 9.3.2: an answer to HEAD has none.
+fn content(reply: &Local, method: &http::Method) -> Bytes {
+    if method == http::Method::HEAD { Bytes::new() } else { reply.body().clone() }
 }
 
 fn screened<S: Service>(
@@ -389,11 +397,11 @@ where
     written.map(|()| response)
 }
 
-fn local<B, K>(local: &Local, open: Open) -> http::Response<ResponseBody<B, K>> {
+fn local<B, K>(reply: &Local, content: Bytes, open: Open) -> http::Response<ResponseBody<B, K>> {
     open.streams.conduct.answered();
     open.offered(Some(Instant::now()));
-    let body = Content::Local(Some(local.body().clone()).filter(|body| !body.is_empty()));
-    local.to_h2().map(|()| ResponseBody { content: body, account: None, open })
+    let body = Content::Local(Some(content).filter(|content| !content.is_empty()));
+    reply.to_h2().map(|()| ResponseBody { content: body, account: None, open })
 }
 
 enum Content<B> {

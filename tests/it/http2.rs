@@ -5,6 +5,7 @@ use futures_util::stream;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 
+use crate::support::frames::{self, END_HEADERS, END_STREAM, HEADERS, frame};
 use crate::support::http2::{Outgoing, empty, full, h2c_echo, http2, url};
 use crate::support::origin::ok;
 use crate::support::{Edge, Origin, eventually, pattern};
@@ -144,6 +145,20 @@ fn a_stream_that_is_reset_cancels_the_work_upstream() {
     });
     let line = edge.logged("a line", |line| line["url.path"] == "/long");
     assert_eq!(line["error.type"], "client-gone");
+}
+
+/// RFC 9110 9.3.2.
+#[test]
+fn a_refusal_of_head_has_no_content() {
+    let edge = Edge::before("http://127.0.0.1:1");
+    let mut client = frames::open(&edge, "a.test");
+    let fields = [(":method", "HEAD"), (":scheme", "https"), (":authority", "c.test")];
+    let fields = [&fields[..], &[(":path", "/")]].concat();
+    let whole = END_HEADERS | END_STREAM;
+    client.send(frame(HEADERS, whole, 1, frames::block(&fields)));
+    assert_eq!(client.stream_data(1), b"");
+    let line = edge.logged("its line", |line| line["error.type"] == "unknown-host");
+    assert_eq!(line["http.response.body.size"], 0);
 }
 
 #[test]
