@@ -5,7 +5,7 @@
     python3 benches/overload/priority.py                  # half a minute
     python3 benches/overload/priority.py --quick          # tests this script
 
-The site's server does 8 requests at a time, 25 ms each: 320 a second. First 40 critical ones a second alone; then, beside
+The site's server does 8 requests at a time, 12.5 to 37.5 ms each: 320 a second. First 40 critical ones a second alone; then, beside
 them, 40 normal and 1,200 bulk ones. Goals: critical p99 at most 1.5 times the unloaded one and none lost; bulk is shed, and
 still gets what the others leave, nine tenths of it. Run twice: with the limit that the operator knows (`in_flight = 8`), and
 with the one that the edge finds. The control has the same requests without `priority`: it must miss a goal. Exit status 1

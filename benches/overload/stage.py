@@ -3,7 +3,7 @@ a look at the edge while it works, and goals that pass or fail.
 
 Everything started here is ended by whoever started it, by its process id; loopback only.
 """
-import asyncio, json, multiprocessing, os, pathlib, re, shutil, subprocess, sys, threading, time
+import asyncio, json, multiprocessing, os, pathlib, random, re, shutil, subprocess, sys, threading, time
 import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -172,7 +172,8 @@ def renice_handshakes(pid):
 
 
 async def serve(port, workers, delay):
-    """HTTP/1.1 that does `workers` requests at a time and takes `delay` seconds for each; the rest wait inside it."""
+    """HTTP/1.1 that does `workers` requests at a time and takes `delay` seconds for each, the rest wait inside it: from half to one and
+    a half times that, since times all alike would keep the workers in step, and end for all of them at once."""
     at_work = asyncio.Semaphore(workers)
 
     async def connection(reader, writer):
@@ -182,7 +183,7 @@ async def serve(port, workers, delay):
                 if match := re.search(rb"(?i)content-length: *(\d+)", head):
                     await reader.readexactly(int(match.group(1)))
                 async with at_work:
-                    await asyncio.sleep(delay)
+                    await asyncio.sleep(delay * random.uniform(0.5, 1.5))
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()

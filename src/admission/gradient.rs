@@ -4,7 +4,7 @@
 //! The gradient idea is that of Netflix's concurrency-limits (`Gradient2`) and Envoy's adaptive
 //! concurrency: compare the latency now with that of an unhurried endpoint; while it is much
 //! higher, requests wait inside the endpoint, and the limit shrinks in proportion; else it grows by
-//! a little headroom. Two things differ, so that a site with naturally varied latency keeps its
+//! some headroom, hardly any while it is at the edge of what it may be. Two things differ, so that a site with naturally varied latency keeps its
 //! limit.
 //!
 //! - **What is compared** is the mean of the latencies' logarithms (octaves), and it counts only
@@ -33,13 +33,17 @@ pub const LIMIT_MAX: u32 = 2_048;
 /// With fewer samples the mean of a varied site has no meaning.
 pub const SAMPLES_MIN: u32 = 128;
 
-/// Latency may be 1.5 times the baseline before the limit shrinks: Netflix's `rttTolerance`.
-/// log2 of 1.5.
-const TOLERANCE_OCTAVES: f64 = 0.585;
-/// How much of a window's verdict is followed; Netflix's `smoothing`.
+/// Latency may be 1.15 times the baseline before the limit shrinks: what is past it waits inside the
+/// endpoint, where no class has precedence. Less than the 1.25 of Envoy and the 1.5 of Netflix,
+/// since what is chance has a margin of its own. log2 of 1.15.
+const TOLERANCE_OCTAVES: f64 = 0.2;
+/// How much of a window's verdict is followed at least; Netflix's `smoothing`.
 const SMOOTHING: f64 = 0.2;
 /// Far below the tolerance the limit wants to be half as large again: 10 % a window.
 const GROWTH_MAX: f64 = 0.5;
+/// What the limit grows by, in a smoothed window, while the latency is just what it may be: else it
+/// could not follow a capacity that comes back.
+const HEADROOM_MIN: f64 = 0.5;
 /// No window takes more than half, however slow it was.
 const GRADIENT_MIN: f64 = 0.5;
 /// Share of a relaxed window in the baseline: about the last eight windows count.
@@ -153,9 +157,13 @@ impl Gradient {
         let baseline = *self.baseline.get_or_insert(level);
         let room = TOLERANCE_OCTAVES + noise(level, baseline) - (level.octaves - baseline.octaves);
         let gradient = room.min(0.0).exp2().max(GRADIENT_MIN);
-        let growth = GROWTH_MAX * (room / TOLERANCE_OCTAVES).clamp(0.0, 1.0);
-        let wanted = self.limit * (gradient + growth) + self.limit.sqrt();
-        self.limit += SMOOTHING * (wanted - self.limit);
+        let unhurried = (room / TOLERANCE_OCTAVES).clamp(0.0, 1.0);
+        let headroom = HEADROOM_MIN + self.limit.sqrt() * unhurried;
+        let wanted = self.limit * (gradient + GROWTH_MAX * unhurried) + headroom;
+        // An octave past the tolerance is no chance, and is followed at once: smoothed, a flood
+        // would stand inside the endpoint for some ten windows.
+        let followed = (-room).clamp(SMOOTHING, 1.0);
+        self.limit += followed * (wanted - self.limit);
         self.limit = self.limit.clamp(f64::from(LIMIT_MIN), f64::from(LIMIT_MAX));
         self.trusted = self.trusted.max(self.limit);
         self.probe_in = self.probe_in.saturating_sub(1);
