@@ -1,7 +1,7 @@
 """Results -> tables and plots. No measuring here; `check()` tests it."""
 import html, pathlib, statistics, sys, xml.etree.ElementTree
 
-from peers import KNOWN
+from peers import KNOWN, OURS
 
 BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
 # One plot each, of these scenarios.
@@ -24,7 +24,7 @@ STYLE = """
 
 
 def title(name):
-    return KNOWN[name].title if name in KNOWN else name
+    return KNOWN[name].title if name in KNOWN else {"sluss-pgo": "sluss (PGO)"}.get(name, name)
 
 
 def column(rounds, key):
@@ -50,11 +50,14 @@ def unit(found):
     return found["figure"] if found["figure"] == "p99 ms" else f"{found['figure']} by {found['unit']}"
 
 
-def to_the_best(found):
+def peers_best(found):
+    return min((value for name, value in medians(found).items() if name not in OURS), default=None)
+
+
+def to_the_best(found, ours="sluss"):
     """The median of sluss over that of the best peer, where both are there."""
-    others = medians(found)
-    mine = others.pop("sluss", None)
-    return mine / min(others.values()) if mine is not None and others else None
+    mine, best = medians(found).get(ours), peers_best(found)
+    return mine / best if mine is not None and best is not None else None
 
 
 # What stands beside the figure: heading and key.
@@ -84,8 +87,7 @@ def text(found):
     widths = [max(len(row[at]) for row in [heads, *rows]) for at in range(len(heads))]
     lines = ["  " + "  ".join(cell.ljust(width) if at == 0 else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths)))
              for row in [heads, *rows]]
-    ratio = to_the_best(found)
-    closing = [f"  sluss: {ratio:.2f} x the best peer"] if ratio else []
+    closing = [f"  {title(ours)}: {ratio:.2f} x the best peer" for ours in OURS if (ratio := to_the_best(found, ours))]
     return "\n".join([f"  {found['title']}", *lines, *closing])
 
 
@@ -94,15 +96,14 @@ def markdown_table(heads, rows):
 
 
 def overview(scenarios):
-    names = sorted({name for found in scenarios.values() for name in found["rows"]}, key=["sluss", *KNOWN].index)
-    rows = []
+    names = sorted({name for found in scenarios.values() for name in found["rows"]}, key=[*OURS, *KNOWN].index)
+    ours, rows = [name for name in OURS if name in names], []
     for found in scenarios.values():
-        figures = medians(found)
-        best = min((v for n, v in figures.items() if n != "sluss"), default=None)
-        cells = [f"*{short(v)}*" if (v := figures.get(name)) == best and v is not None and name != "sluss" else short(v) for name in names]
-        ratio = to_the_best(found)
-        rows.append([f"{found['title']}: {unit(found)}", *cells, f"**{ratio:.2f}**" if ratio else ""])
-    return markdown_table(["", *map(title, names), "sluss to the best"], rows)
+        figures, best = medians(found), peers_best(found)
+        cells = [f"*{short(v)}*" if (v := figures.get(name)) == best and v is not None and name not in OURS else short(v) for name in names]
+        ratios = [f"**{ratio:.2f}**" if (ratio := to_the_best(found, name)) else "" for name in ours]
+        rows.append([f"{found['title']}: {unit(found)}", *cells, *ratios])
+    return markdown_table(["", *map(title, names), *(f"{title(name)} to the best" for name in ours)], rows)
 
 
 def markdown(results, folder):
@@ -112,7 +113,7 @@ def markdown(results, folder):
     dates = sorted({found["date"] for found in results["scenarios"].values()})
     versions = "; ".join(f"{title(name)} {version}" for name, version in last["versions"].items())
     parts = [f"Measured on {' and '.join(dates)}: {last['machine']}. {versions}. Medians of {rounds} interleaved rounds; the best peer "
-             "is in italics; the last column is sluss to that peer, below 1 is ahead.",
+             "is in italics; the last columns are sluss to that peer, below 1 is ahead.",
              "\n".join(f"    {command}" for command in dict.fromkeys(run["command"] for run in results["runs"])),
              overview(results["scenarios"])]
     for plot, keys in PLOTS.items():
@@ -135,7 +136,7 @@ def panel(found, top):
         all_ = column(found["rows"][name], "figure")
         low, high, middle_y = NAME + min(all_) * scale, NAME + max(all_) * scale, y + BAR / 2
         out += [f'<text x="{NAME - 8}" y="{y + 13}" text-anchor="end">{html.escape(title(name))}</text>',
-                f'<rect class="{"sluss" if name == "sluss" else "bar"}" x="{NAME}" y="{y}" width="{max(1, value * scale):.1f}" height="{BAR}" rx="2"/>',
+                f'<rect class="{"sluss" if name in OURS else "bar"}" x="{NAME}" y="{y}" width="{max(1, value * scale):.1f}" height="{BAR}" rx="2"/>',
                 f'<line class="spread" x1="{low:.1f}" x2="{high:.1f}" y1="{middle_y}" y2="{middle_y}"/>',
                 f'<text class="value" x="{max(high, NAME + value * scale) + 6:.1f}" y="{y + 13}">{short(value)}</text>']
         y += BAR + GAP
@@ -185,6 +186,9 @@ def check():
     assert medians(found) == {"nginx": 22.0, "sluss": 11.0, "sozu": 120.0}
     assert to_the_best(found) == 0.5
     assert to_the_best({**found, "rows": {"sluss": rounds(1.0)}}) is None
+    both = {**found, "rows": {**found["rows"], "sluss-pgo": rounds(5.5)}}
+    assert to_the_best(both) == 0.5 and to_the_best(both, "sluss-pgo") == 0.25
+    assert "| 11.0 | 5.50 | *22.0* | 120 | **0.50** | **0.25** |" in overview({"h1": both})
     assert [row[:3] for row in detail(found)[1]][0] == ["sluss", "11.0", "10.0 to 15.0"]
     assert "p99.9" not in text(found) and "0.50 x the best peer" in text(found)
     made = markdown(results, "performance")

@@ -200,7 +200,10 @@ key = "{self.d}/{self.key}.key"
         command = [KNOWN["pingora"].find(), str(port), f"127.0.0.1:{self.origin}", f"{self.d}/{self.key}.crt", f"{self.d}/{self.key}.key"]
         return port, self.start("pingora", command, 0, port)
 
-    def sluss(self, listen="", queues="request_depth = 4096"):
+    def sluss_pgo(self):
+        return self.sluss(program=WITH_PROFILE)
+
+    def sluss(self, listen="", queues="request_depth = 4096", program=None):
         port = free_port()
         base = pathlib.Path(self.d) / "sluss"
         shutil.rmtree(base, ignore_errors=True)
@@ -229,7 +232,7 @@ directory = "{base}/sites"
 [log]
 access = "off"
 """
-        return port, self.spawn("sluss", conf, [self.program, "run", "-c"], 0, port)
+        return port, self.spawn("sluss", conf, [program or self.program, "run", "-c"], 0, port)
 
 
 def said(*command):
@@ -269,6 +272,10 @@ class Known(typing.NamedTuple):
             return shutil.which(self.program) or shutil.which(CACHE / "debian/usr/bin" / self.program)
         return next((str(path) for path in CACHE.glob(self.program) if os.access(path, os.X_OK)), None)
 
+
+# sluss itself: the build that `--sluss` names, and the one with a profile, where benches/pgo.py has made it.
+OURS = ("sluss", "sluss-pgo")
+WITH_PROFILE = ROOT / "target/pgo/release/sluss"
 
 KNOWN = {
     "nginx": Known("nginx (Debian)", "nginx", lambda p: built(p, "-V"), many_sites=True),

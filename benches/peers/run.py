@@ -3,6 +3,7 @@
 
     python3 benches/peers/install.py                # newer builds and the Rust peers, into target/peers/
     cargo build --release && cargo build --profile quick --example websocket
+    python3 benches/pgo.py                          # sluss built with a profile, a row of its own
     python3 benches/peers/run.py                    # all scenarios and peers, 3 interleaved rounds
     python3 benches/peers/run.py --quick            # one scenario, one short round
     python3 benches/peers/run.py --scenario h1 h2 --rounds 5 --seconds 4 --only sluss nginx
@@ -21,7 +22,7 @@ import argparse, contextlib, datetime, importlib.util, json, os, pathlib, shlex,
 
 import figures
 from machine import *
-from peers import CACHE, KNOWN, Peers, number, site
+from peers import CACHE, KNOWN, OURS, WITH_PROFILE, Peers, number, site
 from scenarios import SCENARIOS, WEBSOCKET, idle, steady
 
 WARM_UP = 1
@@ -30,7 +31,8 @@ LOAD = 0.7
 
 def installed():
     """Name to version of everybody who can take part; says who cannot."""
-    found = {"sluss": number(ARGS.sluss, "--version") + ", rustls with AWS-LC"}
+    found = {name: number(program, "--version") + ", rustls with AWS-LC"
+             for name, program in zip(OURS, (ARGS.sluss, str(WITH_PROFILE))) if shutil.which(program)}
     for name, known in KNOWN.items():
         if ARGS.only and name not in ARGS.only:
             continue
@@ -38,9 +40,7 @@ def installed():
             found[name] = known.version(program)
         else:
             print(f"{known.title} is not installed and left out ({known.program}; see benches/peers/install.py)")
-    if ARGS.only and "sluss" not in ARGS.only:
-        del found["sluss"]
-    return found
+    return {name: version for name, version in found.items() if not ARGS.only or name in ARGS.only}
 
 
 @contextlib.contextmanager
@@ -87,7 +87,7 @@ def start_origin(stage, scenario):
 
 def run(key, scenario, folder, versions, h1):
     """All rounds of a scenario: its title and, by proxy, the rounds."""
-    names = [name for name in versions if not scenario.many_sites or name == "sluss" or KNOWN[name].many_sites]
+    names = [name for name in versions if not scenario.many_sites or name in OURS or KNOWN[name].many_sites]
     if left := [KNOWN[name].title for name in versions if name not in names]:
         print(f"  not set up for many sites: {', '.join(left)}")
     stage = Peers(folder, scenario.key, ARGS.sluss, ARGS.sites if scenario.many_sites else 0)
@@ -176,7 +176,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sluss", default=str(ROOT / "target/release/sluss"))
     parser.add_argument("--scenario", nargs="*", choices=SCENARIOS)
-    parser.add_argument("--only", nargs="*", choices=["sluss", *KNOWN])
+    parser.add_argument("--only", nargs="*", choices=[*OURS, *KNOWN])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--sites", type=int, default=10_000)
