@@ -55,8 +55,11 @@ impl Entry {
     /// Whether it is served now: not once its time at the last good version is over.
     pub(super) fn is_served(&self) -> bool {
         // The clock is asked only for what has such a bound.
-        let until = self.kept.as_ref().and_then(|kept| kept.until);
-        until.is_none_or(|until| unix_now() < until)
+        self.kept_until().is_none_or(|until| unix_now() < until)
+    }
+
+    fn kept_until(&self) -> Option<i64> {
+        self.kept.as_ref().and_then(|kept| kept.until)
     }
 }
 
@@ -74,8 +77,12 @@ pub(super) struct Overlap {
 pub(super) struct Catalogue {
     /// Sorted by name.
     entries: Vec<Arc<Entry>>,
-    /// Exact hosts and wildcards.
-    hosts: HostMap<Slots>,
+    /// Exact hosts and wildcards; shared from load to load while no certificate's hosts change.
+    hosts: Arc<HostMap<Slots>>,
+    /// Whether a certificate is not used for a host because another is.
+    has_overlaps: bool,
+    /// Whether one stands at its last good version for a time.
+    has_bounded: bool,
     /// The certificate for clients without a name or with an unknown one.
     default: Option<u32>,
     /// Positions by the end of validity, soonest first.
@@ -91,11 +98,6 @@ struct Slots {
 }
 
 impl Slots {
-    fn of(position: u32, is_rsa: bool) -> Slots {
-        let slot = std::num::NonZeroU32::new(position + 1);
-        if is_rsa { Slots { curve: None, rsa: slot } } else { Slots { curve: slot, rsa: None } }
-    }
-
     fn slot(&mut self, is_rsa: bool) -> &mut Option<std::num::NonZeroU32> {
         if is_rsa { &mut self.rsa } else { &mut self.curve }
     }
@@ -111,48 +113,42 @@ impl Catalogue {
         entries: Vec<Arc<Entry>>,
         default: Option<&str>,
         now: i64,
+        previous: Option<&Catalogue>,
     ) -> (Catalogue, Vec<Overlap>) {
-        let mut catalogue = Catalogue {
-            hosts: HostMap::with_capacity_and_hasher(
-                entries.iter().map(|entry| entry.certificate.hosts.len()).sum(),
-                BuildHasherDefault::default(),
-            ),
-            default: None,
-            by_expiry: by_expiry(&entries),
-            entries,
+        let previous = previous.filter(|previous| previous.is_index_of(&entries));
+        let (hosts, overlaps) = match previous {
+            Some(previous) => (previous.hosts.clone(), Vec::new()),
+            None => {
+                let (hosts, overlaps) = index(&entries, now);
+                (Arc::new(hosts), overlaps)
+            }
         };
-        let mut overlaps = BTreeMap::new();
-        for position in (0..).take(catalogue.entries.len()) {
-            catalogue.index(position, now, &mut overlaps);
-        }
+        let by_expiry = by_expiry(&entries);
+        let has_overlaps = !overlaps.is_empty();
+        let has_bounded = entries.iter().any(|entry| entry.kept_until().is_some());
+        let mut catalogue =
+            Catalogue { entries, hosts, has_overlaps, has_bounded, default: None, by_expiry };
         catalogue.default = default.and_then(|name| catalogue.position(name));
-        (catalogue, overlaps.into_values().collect())
+        (catalogue, overlaps)
     }
 
-    fn index(&mut self, position: u32, now: i64, overlaps: &mut BTreeMap<(u32, u32), Overlap>) {
-        let certificate = &self.entries[position as usize].certificate;
-        let is_rsa = certificate.key.is_rsa();
-        for (host, key) in certificate.hosts.iter().zip(&certificate.host_keys) {
-            let Some(slots) = self.hosts.get_mut(key) else {
-                self.hosts.insert(*key, Slots::of(position, is_rsa));
-                continue;
-            };
-            let slot = slots.slot(is_rsa);
-            let Some(other) = *slot else {
-                *slot = *Slots::of(position, is_rsa).slot(is_rsa);
-                continue;
-            };
-            let other = other.get() - 1;
-            let rank = |at: u32| rank(&self.entries[at as usize].certificate, now);
-            // Positions follow the names: on a tie the one that is there already stays.
-            let (unused, used) =
-                if rank(position) > rank(other) { (other, position) } else { (position, other) };
-            *slot = std::num::NonZeroU32::new(used + 1);
-            overlaps
-                .entry((unused, used))
-                .and_modify(|overlap| overlap.hosts += 1)
-                .or_insert_with(|| Overlap { unused, used, host: host.clone(), hosts: 1 });
-        }
+    /// Whether names, hosts and default are those of `other`, and time alone changes nothing of it.
+    pub(super) fn shares_index(&self, other: &Catalogue) -> bool {
+        Arc::ptr_eq(&self.hosts, &other.hosts)
+            && self.default == other.default
+            && !self.has_bounded
+            && !other.has_bounded
+    }
+
+    /// Whether the hosts of `entries` are those that are indexed here, position for position. Not
+    /// where two claim one: who has it depends on more than the hosts.
+    fn is_index_of(&self, entries: &[Arc<Entry>]) -> bool {
+        let is_same = |(one, other): (&Arc<Entry>, &Arc<Entry>)| {
+            Arc::ptr_eq(one, other) || has_same_hosts(&one.certificate, &other.certificate)
+        };
+        !self.has_overlaps
+            && self.entries.len() == entries.len()
+            && self.entries.iter().zip(entries).all(is_same)
     }
 
     /// All certificates, sorted by name.
@@ -235,6 +231,44 @@ impl Catalogue {
     ) -> Option<Arc<CertifiedKey>> {
         self.choices(server_name, schemes).find_map(|certificate| certificate.certified_key())
     }
+}
+
+/// The entries by host, and those that are not used for some.
+fn index(entries: &[Arc<Entry>], now: i64) -> (HostMap<Slots>, Vec<Overlap>) {
+    let hosts = entries.iter().map(|entry| entry.certificate.hosts.len()).sum();
+    let mut index = HostMap::with_capacity_and_hasher(hosts, BuildHasherDefault::default());
+    let mut overlaps = BTreeMap::new();
+    for (position, entry) in (0..).zip(entries) {
+        let certificate = &entry.certificate;
+        let is_rsa = certificate.key.is_rsa();
+        for (host, key) in certificate.hosts.iter().zip(&certificate.host_keys) {
+            let slots: &mut Slots = index.entry(*key).or_default();
+            let slot = slots.slot(is_rsa);
+            let Some(other) = *slot else {
+                *slot = std::num::NonZeroU32::new(position + 1);
+                continue;
+            };
+            let other = other.get() - 1;
+            let rank = |at: u32| rank(&entries[at as usize].certificate, now);
+            // Positions follow the names: on a tie the one that is there already stays.
+            let (unused, used) =
+                if rank(position) > rank(other) { (other, position) } else { (position, other) };
+            *slot = std::num::NonZeroU32::new(used + 1);
+            overlaps
+                .entry((unused, used))
+                .and_modify(|overlap: &mut Overlap| overlap.hosts += 1)
+                .or_insert_with(|| Overlap { unused, used, host: host.clone(), hosts: 1 });
+        }
+    }
+    (index, overlaps.into_values().collect())
+}
+
+/// Whether one stands for the other in the index.
+fn has_same_hosts(one: &Arc<Certificate>, other: &Arc<Certificate>) -> bool {
+    Arc::ptr_eq(one, other)
+        || (one.name == other.name
+            && one.key.is_rsa() == other.key.is_rsa()
+            && one.hosts == other.hosts)
 }
 
 fn by_expiry(entries: &[Arc<Entry>]) -> Vec<u32> {

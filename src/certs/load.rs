@@ -44,7 +44,8 @@ const THREADS_MAX: usize = 16;
 
 /// What became of a name.
 enum Outcome {
-    Absent(Found),
+    /// In a box: of a hundred thousand outcomes nearly all are pointers.
+    Absent(Box<Found>),
     Added(Arc<Entry>),
     Changed(Arc<Entry>),
     Kept(Arc<Entry>),
@@ -102,7 +103,7 @@ fn load_here(settings: &CertSettings, previous: Option<&CertStore>, now: i64) ->
     let authorities = authorities(settings, previous, &mut found);
     let tickets = tickets(settings, previous, now, &mut found);
     interner.prune();
-    found.finish(settings, now, |catalogue, absent| CertStore {
+    found.finish(settings, (previous, now), |catalogue, absent| CertStore {
         directory: settings.directory.clone(),
         configs: Configs::new(&catalogue, (tickets, settings.tickets), authorities),
         catalogue,
@@ -161,7 +162,7 @@ impl Walk<'_> {
         }
         match (self.read(name, earlier), earlier) {
             (Ok(outcome), _) => outcome,
-            (Err(found), None) => Outcome::Absent(found),
+            (Err(found), None) => Outcome::Absent(Box::new(found)),
             (Err(found), Some(earlier)) => {
                 // An empty folder says nothing of a certificate that was never there, but here
                 // one was: its files were deleted and the folder was not.
@@ -171,7 +172,7 @@ impl Walk<'_> {
                 };
                 match self.keeping.keep(earlier, Found { defect, ..found }) {
                     Ok(kept) => Outcome::Kept(kept),
-                    Err(found) => Outcome::Absent(found),
+                    Err(found) => Outcome::Absent(Box::new(found)),
                 }
             }
         }
@@ -364,10 +365,12 @@ impl Collected {
     fn finish(
         mut self,
         settings: &CertSettings,
-        now: i64,
+        (previous, now): (Option<&CertStore>, i64),
         store: impl FnOnce(Arc<Catalogue>, Vec<(String, Problem)>) -> CertStore,
     ) -> Loaded {
-        let (catalogue, overlaps) = Catalogue::new(self.entries, settings.default.as_deref(), now);
+        let previous = previous.map(|store| &*store.catalogue);
+        let (catalogue, overlaps) =
+            Catalogue::new(self.entries, settings.default.as_deref(), now, previous);
         if let Some(name) = &settings.default
             && !catalogue.has_default()
         {

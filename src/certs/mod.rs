@@ -145,6 +145,12 @@ impl CertStore {
         candidates.peek().is_some() && candidates.all(|certificate| certificate.covers(host))
     }
 
+    /// Whether it has certificates of the same names for the same hosts as another store, all of them
+    /// served. May say no although it has.
+    pub fn has_hosts_of(&self, other: &CertStore) -> bool {
+        self.catalogue.shares_index(&other.catalogue)
+    }
+
     /// The certificate of that name, where it is served: for sites that name theirs.
     pub fn named(&self, name: &str) -> Option<&Arc<Certificate>> {
         self.catalogue.named(name).map(|entry| &entry.certificate)

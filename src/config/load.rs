@@ -83,8 +83,18 @@ fn load_to(path: &Path, previous: Option<&Snapshot>, depth: Depth) -> Outcome {
         resolved.chosen.iter().flat_map(Chosen::client_authorities).cloned().collect();
     let settings = CertSettings { depth, ..main.certificates.settings(authorities) };
     let certs = certs::load(&settings, previous.map(|snapshot| &*snapshot.certs));
-    resolve::compare_with_certificates(&mut resolved, &certs.store);
-    problems.append(&mut resolved.problems);
+    let before = previous.filter(|before| {
+        resolved.all_stay
+            && site_files.are_those_of(&before.site_files)
+            && certs.store.has_hosts_of(&before.certs)
+    });
+    match before {
+        // A hundred thousand sites would be looked up for the same again.
+        Some(before) => resolved.problems.clone_from(&before.told_of_certificates),
+        None => resolve::compare_with_certificates(&mut resolved, &certs.store),
+    }
+    let told_of_certificates = resolved.problems;
+    problems.extend_from_slice(&told_of_certificates);
     let place = |problem: Problem| match problem.key.as_str() {
         "certificates.default" => default_is_missing(problem, &main, path, &certs.store),
         _ => problem,
@@ -99,7 +109,7 @@ fn load_to(path: &Path, previous: Option<&Snapshot>, depth: Depth) -> Outcome {
     let sites = Sites::following(sites, previous.map(|snapshot| &snapshot.sites));
     let snapshot = assemble(main, queues, path, (sites, certs.store));
     let generation = previous.map_or(1, |snapshot| snapshot.generation + 1);
-    let mut snapshot = Snapshot { generation, site_files, ..snapshot };
+    let mut snapshot = Snapshot { generation, site_files, told_of_certificates, ..snapshot };
     if let Some(previous) = previous {
         outcome.problems.extend(process::carry_over(&mut snapshot, previous));
     }
@@ -153,6 +163,7 @@ fn assemble(
         places: Places { main: path.to_path_buf(), sites: main.sites, queues: main.queues_file },
         sites,
         site_files: SiteFiles::default(),
+        told_of_certificates: Vec::new(),
         certs: Arc::new(certs),
     }
 }

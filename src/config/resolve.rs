@@ -43,6 +43,8 @@ pub struct Resolved {
     pub kept: Vec<String>,
     /// The sites that have none, and are not served.
     pub absent: Vec<String>,
+    /// Whether all sites are those of the previous snapshot, and each as its file says.
+    pub all_stay: bool,
 }
 
 /// The version of a site that is served.
@@ -62,10 +64,23 @@ struct Written {
 
 /// Chooses a version for each site; `read` is sorted by name, and their files are in `folder`.
 pub fn sites(read: Vec<ReadSite>, folder: &Path, previous: Option<&Sites>) -> Resolved {
-    let previous: Previous<'_> =
-        previous.map_or(&[][..], Sites::all).iter().map(|site| (site.id.as_str(), site)).collect();
-    let conflicts = all_conflicts(&read, &previous, folder);
+    let previous = previous.map_or(&[][..], Sites::all);
     let mut resolved = Resolved { folder: folder.to_path_buf(), ..Resolved::default() };
+    if all_stay(&read, previous) {
+        let stays = |(entry, before): (ReadSite, &Arc<Site>)| {
+            let written = Written { said: entry.site?, before: Some(before.clone()) };
+            Some(Chosen { site: before.clone(), written: Some(written) })
+        };
+        resolved.chosen = read.into_iter().zip(previous).filter_map(stays).collect();
+        resolved.all_stay = true;
+        return resolved;
+    }
+    let previous: Previous<'_> = previous.iter().map(|site| (site.id.as_str(), site)).collect();
+    let owners = owners(&read, &previous);
+    let conflicts: Vec<_> =
+        (0..read.len()).map(|at| conflicts(&read, at, &owners, folder)).collect();
+    // What is read is taken apart below.
+    drop(owners);
     let mut last = Vec::new();
     for (entry, conflicts) in read.into_iter().zip(conflicts) {
         let before = previous.get(entry.id.as_str()).copied();
@@ -241,18 +256,12 @@ fn covers(certificate: &Certificate, host: &HostPattern) -> bool {
 
 type Previous<'p> = HashMap<&'p str, &'p Arc<Site>>;
 
-/// For each of `read` its hosts that belong to another. Sites that all stayed as they were have
-/// none: their hosts were told apart before.
-fn all_conflicts(read: &[ReadSite], previous: &Previous<'_>, folder: &Path) -> Vec<Vec<Problem>> {
-    let stays = |entry: &ReadSite| {
-        let before = previous.get(entry.id.as_str());
-        entry.site.as_ref().zip(before).is_some_and(|(new, before)| is_same(&new.site, before))
+/// Whether every site is as it was and no other is there: its hosts were told apart before.
+fn all_stay(read: &[ReadSite], previous: &[Arc<Site>]) -> bool {
+    let stays = |(entry, before): (&ReadSite, &Arc<Site>)| {
+        entry.site.as_ref().is_some_and(|new| is_same(&new.site, before))
     };
-    if read.iter().all(stays) {
-        return read.iter().map(|_| Vec::new()).collect();
-    }
-    let owners = owners(read, previous);
-    (0..read.len()).map(|at| conflicts(read, at, &owners, folder)).collect()
+    read.len() == previous.len() && read.iter().zip(previous).all(stays)
 }
 
 /// The site that a host belongs to, as a position in `read`.

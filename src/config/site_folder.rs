@@ -5,18 +5,19 @@
 //! changed. Only what its own text alone decides is known again: a site whose file had anything to
 //! tell, or that names other files, is read each time, as is every one once `[headers]` changed.
 
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs;
 use std::num::NonZero;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use foldhash::HashMap;
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::load::{read_text, whole_file};
 use super::resolve::ReadSite;
@@ -41,19 +42,27 @@ const BATCH_FILES: usize = 64;
 pub struct SiteFiles {
     folder: PathBuf,
     headers: Headers,
-    /// Those that the next load may know again.
-    known: HashMap<SiteId, Arc<Known>>,
+    /// Those that the next load may know again, by name; the list itself is shared while it stays.
+    known: Arc<Vec<Arc<Known>>>,
 }
 
 struct Known {
+    id: SiteId,
     identity: FileIdentity,
     /// When the identity was taken, Unix seconds.
     taken: i64,
     site: Arc<SiteFile>,
 }
 
+/// What became of a file.
+enum Seen<'a> {
+    Read(Box<Read>),
+    /// Its identity proves that it is as it was.
+    Same(&'a Arc<Known>),
+}
+
 /// A file's site, and what the next load may know it by.
-struct Seen {
+struct Read {
     site: Option<ReadSite>,
     known: Option<Arc<Known>>,
     problems: Vec<Problem>,
@@ -69,12 +78,12 @@ pub fn read(
 ) -> (Vec<ReadSite>, SiteFiles) {
     let mut now =
         SiteFiles { folder: folder.to_path_buf(), headers: headers.clone(), ..Default::default() };
-    let (handle, names) = match open(folder).and_then(|handle| Ok((handle, names(folder)?))) {
-        Ok(found) => found,
-        Err(error) => {
+    let (handle, names) = match open(folder).and_then(|handle| Ok((names(&handle)?, handle))) {
+        Ok((names, handle)) => (handle, names),
+        Err(errno) => {
             // A folder that is missing has been told with its key and line.
             if folder.is_dir() {
-                let what = format!("the folder cannot be read: {error}");
+                let what = format!("the folder cannot be read: {errno}");
                 let remedy = "let the user that runs sluss read it";
                 problems.push(whole_file(Severity::Fatal, folder, what, remedy));
             }
@@ -86,35 +95,98 @@ pub fn read(
         problems.push(whole_file(Severity::Warning, folder, what, "write one file a site"));
     }
     let before = before.filter(|before| before.folder == now.folder && before.headers == *headers);
-    let before = before.map(|before| &before.known);
-    let mut sites = Vec::with_capacity(names.len());
-    now.known.reserve(names.len());
+    let known = before.map_or(&[][..], |before| &before.known);
     let folder = Folder { path: folder, handle };
-    for seen in in_parallel(&names, |name| folder.look(name, headers, before)) {
-        problems.extend(seen.problems);
-        if let (Some(site), Some(known)) = (&seen.site, seen.known) {
-            now.known.insert(site.id.clone(), known);
-        }
-        sites.extend(seen.site);
+    let seen = in_parallel(&names, |names| {
+        let mut earlier = Earlier::from(known, names);
+        names.iter().map(|name| folder.look(name, headers, earlier.advance_to(name))).collect()
+    });
+    let all_same =
+        seen.len() == known.len() && seen.iter().all(|seen| matches!(seen, Seen::Same(_)));
+    if let Some(before) = before.filter(|_| all_same) {
+        now.known = before.known.clone();
+        return (known.iter().map(|known| known.again()).collect(), now);
     }
+    let (mut sites, mut known) = (Vec::with_capacity(names.len()), Vec::with_capacity(names.len()));
+    for seen in seen {
+        match seen {
+            Seen::Same(same) => {
+                sites.push(same.again());
+                known.push(same.clone());
+            }
+            Seen::Read(read) => {
+                problems.extend(read.problems);
+                sites.extend(read.site);
+                known.extend(read.known);
+            }
+        }
+    }
+    now.known = Arc::new(known);
     (sites, now)
 }
 
-fn open(folder: &Path) -> std::io::Result<OwnedFd> {
+impl SiteFiles {
+    /// Whether every file of the folder proved to be as it was at that load.
+    pub fn are_those_of(&self, before: &SiteFiles) -> bool {
+        Arc::ptr_eq(&self.known, &before.known)
+    }
+
+    /// As a load long after the files were written would have seen them.
+    #[cfg(test)]
+    pub fn settle(&mut self) {
+        for known in Arc::get_mut(&mut self.known).unwrap() {
+            Arc::get_mut(known).unwrap().taken = i64::MAX;
+        }
+    }
+}
+
+impl Known {
+    fn again(&self) -> ReadSite {
+        ReadSite { id: self.id.clone(), site: Some(self.site.clone()) }
+    }
+}
+
+/// A walk through what the load before knew beside the names, both sorted: a table of a hundred
+/// thousand names would cost more than asking the system for their files.
+struct Earlier<'a> {
+    rest: &'a [Arc<Known>],
+}
+
+impl<'a> Earlier<'a> {
+    /// At the first of `names`.
+    fn from(known: &'a [Arc<Known>], names: &[Box<OsStr>]) -> Earlier<'a> {
+        let first = names.first().map_or(&[][..], |name| name.as_bytes());
+        let at = known.partition_point(|known| known.id.as_str().as_bytes() < first);
+        Earlier { rest: &known[at..] }
+    }
+
+    /// What is known of that name; names are asked for in their order.
+    fn advance_to(&mut self, name: &OsStr) -> Option<&'a Arc<Known>> {
+        while let Some((known, rest)) = self.rest.split_first() {
+            match known.id.as_str().as_bytes().cmp(name.as_bytes()) {
+                Less => self.rest = rest,
+                Equal => return Some(known),
+                Greater => return None,
+            }
+        }
+        None
+    }
+}
+
+fn open(folder: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(folder, flags, Mode::empty())?)
+    rustix::fs::open(folder, flags, Mode::empty())
 }
 
 /// The names of the folder's `*.toml` without that ending, sorted. Hidden files are somebody's
 /// editor at work.
-fn names(folder: &Path) -> std::io::Result<Vec<Box<OsStr>>> {
+fn names(folder: &OwnedFd) -> Result<Vec<Box<OsStr>>, Errno> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let file = entry?.file_name();
-        let file = Path::new(&file);
-        let hidden = file.as_os_str().as_encoded_bytes().starts_with(b".");
-        let stem = file.file_stem().filter(|_| file.extension() == Some(OsStr::new(&ENDING[1..])));
-        names.extend(stem.filter(|_| !hidden).map(Box::from));
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let file = entry.file_name().to_bytes();
+        let stem = file.strip_suffix(ENDING.as_bytes()).filter(|_| !file.starts_with(b"."));
+        names.extend(stem.map(|stem| Box::from(OsStr::from_bytes(stem))));
     }
     names.sort_unstable();
     Ok(names)
@@ -143,13 +215,12 @@ struct Folder<'a> {
 }
 
 impl Folder<'_> {
-    fn look(
+    fn look<'k>(
         &self,
         name: &OsStr,
         headers: &Headers,
-        before: Option<&HashMap<SiteId, Arc<Known>>>,
-    ) -> Seen {
-        let before = before.and_then(|known| known.get(&*name.to_string_lossy()));
+        before: Option<&'k Arc<Known>>,
+    ) -> Seen<'k> {
         // Taken before the text: a change in between makes the next load read it again.
         let taken = unix_now();
         let stat = rustix::fs::statat(&self.handle, file_name(name), AtFlags::empty()).ok();
@@ -158,12 +229,10 @@ impl Folder<'_> {
             && identity == Some(known.identity)
             && known.identity.is_settled(known.taken)
         {
-            let (id, site) = (known.site.site.id.clone(), Some(known.site.clone()));
-            let site = Some(ReadSite { id, site });
-            return Seen { site, known: Some(known.clone()), problems: Vec::new() };
+            return Seen::Same(known);
         }
         let identity = identity.map(|identity| (identity, taken));
-        read_anew(&path(self.path, name), headers, before, identity)
+        Seen::Read(Box::new(read_anew(&path(self.path, name), headers, before, identity)))
     }
 }
 
@@ -172,7 +241,7 @@ fn read_anew(
     headers: &Headers,
     before: Option<&Arc<Known>>,
     identity: Option<(FileIdentity, i64)>,
-) -> Seen {
+) -> Read {
     let name = file.file_stem().unwrap_or_default().to_string_lossy();
     let id = match SiteId::parse(&name) {
         Ok(id) => id,
@@ -180,7 +249,7 @@ fn read_anew(
             let what = format!("the file's name makes no name for a site: {error}");
             let remedy = "rename it; letters, digits and -_.*@+ may stand before .toml";
             let problems = vec![whole_file(Severity::Part, file, what, remedy)];
-            return Seen { site: None, known: None, problems };
+            return Read { site: None, known: None, problems };
         }
     };
     let (site, problems) = match read_text(file) {
@@ -198,12 +267,12 @@ fn read_anew(
         (Some(site), Some((identity, taken)))
             if problems.is_empty() && stands_alone(&site.site) =>
         {
-            Some(Arc::new(Known { identity, taken, site: site.clone() }))
+            Some(Arc::new(Known { id: id.clone(), identity, taken, site: site.clone() }))
         }
         _ => None,
     };
     let site = Some(ReadSite { id, site });
-    Seen { site, known, problems }
+    Read { site, known, problems }
 }
 
 /// Whether the site is made from its own file alone.
@@ -220,8 +289,8 @@ impl fmt::Debug for SiteFiles {
     }
 }
 
-/// Runs `read` over the items on several threads; the results are in the items' order.
-fn in_parallel<I: Sync, T: Send>(items: &[I], read: impl Fn(&I) -> T + Sync) -> Vec<T> {
+/// Runs `read` over batches of the items on several threads; the results are in the items' order.
+fn in_parallel<I: Sync, T: Send>(items: &[I], read: impl Fn(&[I]) -> Vec<T> + Sync) -> Vec<T> {
     let readers = thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX);
     let next = AtomicUsize::new(0);
     let work = || {
@@ -229,7 +298,7 @@ fn in_parallel<I: Sync, T: Send>(items: &[I], read: impl Fn(&I) -> T + Sync) -> 
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(batch) = items.chunks(BATCH_FILES).nth(at) else { return done };
-            done.push((at, batch.iter().map(&read).collect::<Vec<T>>()));
+            done.push((at, read(batch)));
         }
     };
     let mut all: Vec<(usize, Vec<T>)> = thread::scope(|scope| {
@@ -246,6 +315,8 @@ fn in_parallel<I: Sync, T: Send>(items: &[I], read: impl Fn(&I) -> T + Sync) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use bytes::Bytes;
 
     use super::super::file::MainFile;
@@ -259,9 +330,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a.toml"), text).unwrap();
         let (_, mut files) = load(&folder, &Headers::default(), None);
-        for known in files.known.values_mut() {
-            Arc::get_mut(known).unwrap().taken = i64::MAX;
-        }
+        files.settle();
         (folder, files)
     }
 
@@ -280,14 +349,37 @@ mod tests {
     fn a_file_that_stayed_is_shared_and_one_that_changed_is_read() {
         let (folder, before) = seen(SITE);
         let (same, _) = load(&folder, &Headers::default(), Some(&before));
-        assert!(Arc::ptr_eq(&same, &before.known["a"].site));
+        assert!(Arc::ptr_eq(&same, &before.known[0].site));
         fs::write(folder.path().join("a.toml"), SITE).unwrap();
         let (touched, _) = load(&folder, &Headers::default(), Some(&before));
-        assert!(Arc::ptr_eq(&touched, &before.known["a"].site));
+        assert!(Arc::ptr_eq(&touched, &before.known[0].site));
         // Of the same size.
         fs::write(folder.path().join("a.toml"), SITE.replace("8001", "8002")).unwrap();
         let (changed, _) = load(&folder, &Headers::default(), Some(&before));
         assert!(changed.site.upstream.endpoints[0].url.ends_with(":8002"));
+    }
+
+    #[test]
+    fn files_that_come_and_go_between_others_are_seen() {
+        let (folder, before) = seen(SITE);
+        let names = |before: &SiteFiles| {
+            let (sites, now) =
+                read(folder.path(), &Headers::default(), Some(before), &mut Vec::new());
+            (sites.iter().map(|site| site.id.to_string()).collect::<Vec<_>>(), now)
+        };
+        let (same, now) = names(&before);
+        assert!(same == ["a"] && now.are_those_of(&before));
+        drop(now);
+        for name in ["0", "aa", "b", ".hidden"] {
+            fs::write(folder.path().join(format!("{name}.toml")), SITE).unwrap();
+        }
+        let (more, now) = names(&before);
+        assert!(more == ["0", "a", "aa", "b"] && !now.are_those_of(&before));
+        assert!(Arc::ptr_eq(&now.known[1], &before.known[0]));
+        drop(before);
+        fs::remove_file(folder.path().join("aa.toml")).unwrap();
+        let (fewer, _) = names(&now);
+        assert_eq!(fewer, ["0", "a", "b"]);
     }
 
     #[test]

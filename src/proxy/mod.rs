@@ -61,7 +61,8 @@ pub struct Live {
     pub snapshot: Arc<Snapshot>,
     /// One line a request; the same log as long as its target stays.
     pub access: Arc<AccessLog>,
-    sites: Vec<Arc<SiteState>>,
+    /// Shared from one generation to the next where no site and none of the queues' bounds moved.
+    sites: Arc<Vec<Arc<SiteState>>>,
 }
 
 /// What of a site outlives a reload.
@@ -153,6 +154,11 @@ impl Live {
         metrics: &Metrics,
         previous: Option<&Live>,
     ) -> Live {
+        let same_queues = previous.is_some_and(|live| live.snapshot.queues == snapshot.queues);
+        let stay = |live: &&Live| same_queues && live.snapshot.sites.shares_index(&snapshot.sites);
+        if let Some(live) = previous.filter(stay) {
+            return Live { sites: live.sites.clone(), snapshot, access };
+        }
         let ids: Vec<SiteId> = snapshot.sites.all().iter().map(|site| site.id.clone()).collect();
         let series = metrics.sites_reconcile(&ids);
         let known: HashMap<&SiteId, (&Arc<Site>, &Arc<SiteState>)> = previous
@@ -161,8 +167,7 @@ impl Live {
             .flatten()
             .map(|(site, state)| (&site.id, (site, state)))
             .collect();
-        let same_queues = previous.is_some_and(|live| live.snapshot.queues == snapshot.queues);
-        let sites = (snapshot.sites.all().iter().zip(series))
+        let sites: Vec<_> = (snapshot.sites.all().iter().zip(series))
             .map(|(site, series)| match known.get(&site.id) {
                 Some((before, state))
                     if same_queues
@@ -177,7 +182,7 @@ impl Live {
                 }
             })
             .collect();
-        Live { snapshot, access, sites }
+        Live { snapshot, access, sites: Arc::new(sites) }
     }
 
     /// The site that serves `host` (canonical text), and its state.
@@ -199,7 +204,7 @@ impl Live {
 
     /// All sites with their states.
     pub fn sites(&self) -> impl Iterator<Item = (&Arc<Site>, &Arc<SiteState>)> {
-        self.snapshot.sites.all().iter().zip(&self.sites)
+        self.snapshot.sites.all().iter().zip(&*self.sites)
     }
 }
 

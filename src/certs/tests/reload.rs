@@ -101,6 +101,39 @@ fn a_settled_identity_spares_the_reading() {
 }
 
 #[test]
+fn the_index_by_host_is_shared_until_a_name_or_a_host_moves() {
+    let certs = Certs::new();
+    certs.put("a", &issue(&["a.example", "www.a.example"]));
+    certs.put("b", &issue(&["b.example"]));
+    let mut last = certs.load(None);
+    let mut check = |is_shared: bool, hosts: [bool; 3]| {
+        let new = certs.load(Some(&last.store));
+        assert_eq!(new.store.has_hosts_of(&last.store), is_shared);
+        let names = ["www.a.example", "b.example", "c.example"];
+        assert_eq!(names.map(|name| new.store.has_certificate(Some(name))), hosts);
+        last = new;
+    };
+    check(true, [true, true, false]);
+    certs.put("a", &issue(&["a.example", "www.a.example"]));
+    check(true, [true, true, false]);
+    certs.write("b/fullchain.pem", "");
+    check(true, [true, true, false]);
+    certs.put("b", &issue(&["c.example"]));
+    check(false, [true, false, true]);
+    certs.put("c", &issue(&["b.example"]));
+    check(false, [true, true, true]);
+    fs::rename(certs.path("b"), certs.path("d")).unwrap();
+    check(false, [true, true, true]);
+    // Two for one host: which is used may change with the time alone.
+    certs.put("e", &issue(&["c.example"]));
+    check(false, [true, true, true]);
+    check(false, [true, true, true]);
+    fs::remove_dir_all(certs.path("e")).unwrap();
+    check(false, [true, true, true]);
+    check(true, [true, true, true]);
+}
+
+#[test]
 fn a_half_written_pair_leaves_the_old_pair_until_both_match() {
     let certs = Certs::new();
     certs.put("a", &issue(&["a.example"]));

@@ -367,3 +367,29 @@ fn what_size_writes_is_read_without_a_complaint() {
     assert_eq!(snapshot.queues.costs.resumed, 500);
     assert_eq!(snapshot.queues.measured_on, Some(machine));
 }
+
+#[test]
+fn hosts_without_certificate_are_told_again_until_they_have_one() {
+    let configuration = Configuration::new("").with_site("a", SITE);
+    let told = |outcome: &Outcome| {
+        let bare =
+            |one: &&crate::problem::Problem| one.what.contains("no certificate is valid for");
+        outcome.problems.iter().filter(bare).count()
+    };
+    let mut first = configuration.load(None);
+    assert_eq!(told(&first), 1);
+    let first = first.snapshot.as_mut().map(|snapshot| {
+        snapshot.site_files.settle();
+        &*snapshot
+    });
+    let second = configuration.load(first);
+    let snapshot = second.snapshot.as_ref().unwrap();
+    assert!(snapshot.site_files.are_those_of(&first.unwrap().site_files));
+    assert!(snapshot.certs.has_hosts_of(&first.unwrap().certs));
+    assert_eq!(told(&second), 1);
+    let configuration = configuration.with_certificate("a", "a.test");
+    let third = configuration.load(Some(snapshot));
+    assert_eq!(told(&third), 0);
+    fs::remove_dir_all(configuration.path("certs/a")).unwrap();
+    assert_eq!(told(&configuration.load(third.snapshot.as_ref())), 1);
+}
