@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::thread;
 
 use rcgen::{ExtendedKeyUsagePurpose, KeyPair};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use super::super::chain::Interner;
 use super::super::folder::Folder;
@@ -281,17 +283,21 @@ fn a_key_with_a_damaged_inside_is_told() {
 
 #[test]
 fn a_file_that_must_not_be_read_is_told() {
-    if rustix::process::geteuid().is_root() {
-        return;
-    }
-    check(
-        |certs, issued| {
-            certs.put("bad", issued);
-            let none = fs::Permissions::from_mode(0o000);
-            fs::set_permissions(certs.path("bad/privkey.pem"), none).unwrap();
-        },
-        "bad/privkey.pem: cannot be read: Permission denied",
-    );
+    // A thread of its own, for it is to be bound by modes, root or not.
+    let reading = thread::spawn(|| {
+        let mut sets = capabilities(None).unwrap();
+        sets.effective.remove(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH);
+        set_capabilities(None, sets).unwrap();
+        check(
+            |certs, issued| {
+                certs.put("bad", issued);
+                let none = fs::Permissions::from_mode(0o000);
+                fs::set_permissions(certs.path("bad/privkey.pem"), none).unwrap();
+            },
+            "bad/privkey.pem: cannot be read: Permission denied",
+        );
+    });
+    reading.join().unwrap();
 }
 
 #[test]
