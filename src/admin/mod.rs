@@ -343,10 +343,12 @@ fn log_change(change: &Change) {
         Change::Cleared(standing) => ("cleared", standing),
     };
     let (alarm, subject, detail) = (&standing.alarm, &standing.subject, &standing.detail);
+    let site = standing.site.as_deref();
     match (change, standing.urgency) {
         (Change::Raised(_), Urgency::Critical) => tracing::error!(
             alarm,
             subject,
+            site,
             detail,
             meaning = standing.meaning,
             remedy = standing.remedy,
@@ -355,13 +357,15 @@ fn log_change(change: &Change) {
         (Change::Raised(_), Urgency::Warning) => tracing::warn!(
             alarm,
             subject,
+            site,
             detail,
             meaning = standing.meaning,
             remedy = standing.remedy,
             "alarm {word}"
         ),
         (Change::Cleared(_), _) => {
-            tracing::info!(alarm, subject, since_unix = standing.since_unix, "alarm {word}");
+            let since_unix = standing.since_unix;
+            tracing::info!(alarm, subject, site, since_unix, "alarm {word}");
         }
     }
 }

@@ -241,7 +241,7 @@ impl SiteState {
         let upstream = before.map(|before| &*before.upstream);
         SiteState {
             gate,
-            upstream: Arc::new(Upstream::new(&site.upstream, upstream)),
+            upstream: Arc::new(Upstream::new(&site.id, &site.upstream, upstream)),
             metrics,
             request_rate: rate(
                 site.limits.requests_per_second,

@@ -26,6 +26,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::endpoint::Endpoint;
+use crate::names::SiteId;
 use crate::plain_file;
 use crate::sites::{Address, Authorities, EndpointSpec, Protocol};
 
@@ -75,7 +76,11 @@ pub(super) struct Verifier {
 impl Verifier {
     /// The verifier for an endpoint, the earlier one where that is the same; `None` where it speaks
     /// no TLS. Reads files the first time: not for a serving thread.
-    pub(super) fn load(spec: &EndpointSpec, earlier: Option<Arc<Self>>) -> Option<Arc<Self>> {
+    pub(super) fn load(
+        site: &SiteId,
+        spec: &EndpointSpec,
+        earlier: Option<Arc<Self>>,
+    ) -> Option<Arc<Self>> {
         let alpn: &[u8] = match spec.protocol {
             Protocol::Http1 | Protocol::Http2 => return None,
             Protocol::Http1Tls => b"http/1.1",
@@ -91,7 +96,8 @@ impl Verifier {
         };
         let config = roots.and_then(|roots| client_config(roots, alpn));
         if let Err(problem) = &config {
-            tracing::warn!(endpoint = spec.url, problem, "endpoint cannot be verified");
+            let (site, endpoint) = (site.as_str(), &spec.url);
+            tracing::warn!(site, endpoint, problem, "endpoint cannot be verified");
         }
         Some(Arc::new(Verifier { ca: spec.ca.clone(), config }))
     }

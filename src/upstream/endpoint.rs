@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::balance::{self, Standing};
 use super::connect::Verifier;
 use super::health::{FAILURES_MAX, Health, Others, Thresholds, Verdict};
+use crate::names::SiteId;
 use crate::refusal::Refusal;
 use crate::sites::EndpointSpec;
 
@@ -37,6 +38,8 @@ pub struct Endpoint {
     pub(super) id: u64,
     /// The same in every process: what hashing by client goes by.
     pub(super) identity: u64,
+    /// Whose it is: a line of the log about it names the site.
+    site: SiteId,
     pub(super) spec: EndpointSpec,
     /// Who is trusted over TLS; replaced by a reload where the authorities changed.
     pub(super) verifier: ArcSwapOption<Verifier>,
@@ -124,10 +127,11 @@ pub struct EndpointSums {
 
 impl Endpoint {
     /// An endpoint of which nothing is known yet.
-    pub(super) fn new(spec: EndpointSpec, now: Instant) -> Endpoint {
+    pub(super) fn new(site: &SiteId, spec: EndpointSpec, now: Instant) -> Endpoint {
         Endpoint {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             identity: balance::identity(spec.url.as_bytes()),
+            site: site.clone(),
             spec,
             verifier: ArcSwapOption::empty(),
             epoch: now,
@@ -200,14 +204,15 @@ impl Endpoint {
         let verdict = health.failed(now, others);
         self.publish(&health);
         drop(health);
+        let (site, endpoint) = (self.site.as_str(), self.url());
         match verdict {
             Verdict::Counted => {}
             Verdict::Ejected => {
                 self.counts.ejections.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(endpoint = self.url(), %refusal, cause, "endpoint ejected");
+                tracing::warn!(site, endpoint, %refusal, cause, "endpoint ejected");
             }
             Verdict::Kept => {
-                tracing::warn!(endpoint = self.url(), %refusal, cause, "the last endpoint fails");
+                tracing::warn!(site, endpoint, %refusal, cause, "the last endpoint fails");
             }
         }
     }
@@ -227,11 +232,12 @@ impl Endpoint {
         if let Some(cause) = &cause {
             self.remember(cause);
         }
+        let (site, endpoint) = (self.site.as_str(), self.url());
         match (before, after) {
             (false, true) => {
-                tracing::warn!(endpoint = self.url(), cause, "endpoint taken out by its check");
+                tracing::warn!(site, endpoint, cause, "endpoint taken out by its check");
             }
-            (true, false) => tracing::info!(endpoint = self.url(), "endpoint back by its check"),
+            (true, false) => tracing::info!(site, endpoint, "endpoint back by its check"),
             (true, true) | (false, false) => {}
         }
     }
@@ -305,7 +311,8 @@ impl Endpoint {
         self.publish(&health);
         drop(health);
         if was_told {
-            tracing::info!(endpoint = self.url(), "endpoint answers again");
+            let (site, endpoint) = (self.site.as_str(), self.url());
+            tracing::info!(site, endpoint, "endpoint answers again");
         }
     }
 
@@ -414,7 +421,7 @@ mod tests {
             weight: 1,
             backup: false,
         };
-        Endpoint::new(spec, now)
+        Endpoint::new(&SiteId::parse("shop").unwrap(), spec, now)
     }
 
     const MS: Duration = Duration::from_millis(1);

@@ -44,6 +44,7 @@ pub use endpoint::{Endpoint, EndpointSummary, EndpointSums};
 pub use h1::{INTERIM_MAX, UpgradedIo};
 pub use patience::CONTINUE_PATIENCE;
 
+use crate::names::SiteId;
 use crate::refusal::Refusal;
 use crate::screen::{Finding, Forward, Policy, RequestHead, ResponseHead};
 use crate::sites::{Authorities, Balance, EndpointSpec, HealthCheck, UpstreamSpec};
@@ -164,9 +165,9 @@ impl Broken {
 }
 
 impl Upstream {
-    /// The endpoints of `spec`; those that `previous` had keep their health, load, connections and
+    /// The endpoints of `spec`, which are `site`'s; those that `previous` had keep their health, load, connections and
     /// retry budget. Reads the system's authorities the first time: call it off the serving threads.
-    pub fn new(spec: &UpstreamSpec, previous: Option<&Upstream>) -> Upstream {
+    pub fn new(site: &SiteId, spec: &UpstreamSpec, previous: Option<&Upstream>) -> Upstream {
         let now = Instant::now();
         let mut kept: Vec<Arc<Endpoint>> = previous
             .map(|upstream| upstream.slots.iter().map(|slot| slot.endpoint.clone()).collect())
@@ -175,9 +176,9 @@ impl Upstream {
             let same = kept.iter().position(|endpoint| is_same(&endpoint.spec, spec));
             let endpoint = match same {
                 Some(at) => kept.swap_remove(at),
-                None => Arc::new(Endpoint::new(spec.clone(), now)),
+                None => Arc::new(Endpoint::new(site, spec.clone(), now)),
             };
-            endpoint.verifier.store(Verifier::load(spec, endpoint.verifier.load_full()));
+            endpoint.verifier.store(Verifier::load(site, spec, endpoint.verifier.load_full()));
             Slot { endpoint, weight: spec.weight, backup: spec.backup }
         };
         let slots: Vec<Slot> = spec.endpoints.iter().map(slot).collect();

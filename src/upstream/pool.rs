@@ -143,6 +143,7 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::SiteId;
     use crate::sites::{Address, EndpointSpec, Protocol};
     use crate::timers::Timers;
     use tokio::net::UnixStream;
@@ -165,7 +166,8 @@ mod tests {
                 weight: 1,
                 backup: false,
             };
-            let endpoint = Arc::new(Endpoint::new(spec, Instant::now()));
+            let endpoint =
+                Arc::new(Endpoint::new(&SiteId::parse("shop").unwrap(), spec, Instant::now()));
             Bench { endpoint, timers: Timers::new(), peers: Vec::new() }
         }
 

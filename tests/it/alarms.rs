@@ -158,6 +158,14 @@ fn a_server_that_is_stopped_is_told_until_it_goes_on() {
     server.signal(Signal::CONT);
     eventually("the server's return", || edge.get("a.test", "/").status() == 308);
     cleared(&edge, "upstreams-down");
+    // Whoever reads the log at night sees whose it is.
+    let told = edge.told();
+    let lines = told.lines().filter_map(|line| serde_json::from_str(line).ok());
+    let lines: Vec<serde_json::Value> = lines.collect();
+    for event in ["the last endpoint fails", "endpoint answers again", "alarm raised"] {
+        let line = lines.iter().find(|line| line["message"] == event).expect(event);
+        assert_eq!(line["site"], "a.test", "{line}");
+    }
 }
 
 /// Nobody fails meanwhile, and no queue is full: three visitors wait within the usual bounds in time.

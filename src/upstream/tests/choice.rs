@@ -197,7 +197,7 @@ fn endpoints_keep_their_state_over_a_reload_that_keeps_their_address() {
         edge.fetch().await;
         edge.fetch().await;
         let heavier = EndpointSpec { weight: 9, ..kept.endpoint() };
-        let next = Upstream::new(&spec(vec![heavier]), Some(&edge.upstream));
+        let next = Upstream::new(&shop(), &spec(vec![heavier]), Some(&edge.upstream));
         edge.upstream = Arc::new(next);
         edge.fetch().await;
         assert_eq!(kept.accepted(), 1, "its idle connection was used");
@@ -214,7 +214,7 @@ fn the_same_cookie_stays_with_its_endpoint() {
         let balance = Balance::HashCookie("sid".into());
         let endpoints = origins.iter().map(Origin::endpoint).collect();
         let spec = UpstreamSpec { balance, ..spec(endpoints) };
-        edge.upstream = Arc::new(Upstream::new(&spec, None));
+        edge.upstream = Arc::new(Upstream::new(&shop(), &spec, None));
         let mut seen = std::collections::BTreeSet::new();
         for sid in 0..20 {
             let head =
@@ -282,7 +282,7 @@ fn a_failed_check_takes_an_endpoint_out_and_a_passed_one_brings_it_back() {
         };
         let spec = UpstreamSpec { health: Some(check), ..spec(vec![origin.endpoint()]) };
         let mut edge = Edge::new(Vec::new());
-        edge.upstream = Arc::new(Upstream::new(&spec, None));
+        edge.upstream = Arc::new(Upstream::new(&shop(), &spec, None));
         let target = probe::Target { upstream: edge.upstream.clone(), host: "a.example".into() };
         tokio::task::spawn_local(probe::probe_all(vec![target]));
         until("down", || edge.summary(0).standing == Standing::Down).await;

@@ -62,6 +62,10 @@ fn endpoint(url: String, address: Address, protocol: Protocol) -> EndpointSpec {
     EndpointSpec { url, address, protocol, tls_name: None, ca: None, weight: 1, backup: false }
 }
 
+fn shop() -> SiteId {
+    SiteId::parse("shop").unwrap()
+}
+
 fn spec(endpoints: Vec<EndpointSpec>) -> UpstreamSpec {
     UpstreamSpec { endpoints, balance: Balance::RoundRobin, health: None }
 }
@@ -74,7 +78,7 @@ impl Edge {
         tokio::task::spawn_local(client.clone().sweep());
         Edge {
             client,
-            upstream: Arc::new(Upstream::new(&spec(endpoints), None)),
+            upstream: Arc::new(Upstream::new(&shop(), &spec(endpoints), None)),
             policy: Arc::new(Policy::new(&PolicySpec::default()).unwrap()),
             timeouts: Timeouts { connect: PATIENCE, response: PATIENCE, body: PATIENCE },
             hold: Duration::ZERO,

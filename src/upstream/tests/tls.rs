@@ -94,7 +94,8 @@ fn an_authority_that_changed_counts_from_the_reload_on_and_the_endpoint_stays() 
         let strange = EndpointSpec { ca: other.ca, ..endpoint.clone() };
         let mut edge = Edge::new(vec![strange]);
         assert_eq!(edge.get().await.unwrap_err().refusal, Refusal::UpstreamConnect);
-        edge.upstream = Arc::new(Upstream::new(&spec(vec![endpoint]), Some(&edge.upstream)));
+        let next = Upstream::new(&shop(), &spec(vec![endpoint]), Some(&edge.upstream));
+        edge.upstream = Arc::new(next);
         assert_eq!(edge.fetch().await.0, 200);
         assert_eq!(edge.summary(0).connect_failures_total, 1, "it is the same endpoint");
     });
