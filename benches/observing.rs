@@ -9,6 +9,7 @@ use sluss::metrics::{
     ConnectionState, Metrics, QueueName, SiteMetrics, UpstreamResult, register_thread,
 };
 use sluss::names::SiteId;
+use sluss::screen::ClientText;
 
 fn main() {
     register_thread(0);
@@ -45,7 +46,7 @@ fn line_of_a_request(bencher: divan::Bencher<'_, '_>, format: Format) {
         time: SystemTime::now(),
         site: "shop",
         host: "shop.example",
-        client: [203, 0, 113, 9].into(),
+        client: &ClientText::new([203, 0, 113, 9].into(), 443),
         client_port: 50_123,
         method: "GET",
         path: "/some/path/of/usual/length.html?page=2",

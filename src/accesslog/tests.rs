@@ -1,18 +1,22 @@
 //! Lines, escapes, and a log that never makes anybody wait.
 
 use std::fs;
-use std::net::IpAddr;
+use std::sync::LazyLock;
 use std::time::UNIX_EPOCH;
 
 use super::*;
 use crate::refusal::Refusal;
+use crate::screen::ClientText;
+
+static CLIENT: LazyLock<ClientText> =
+    LazyLock::new(|| ClientText::new([203, 0, 113, 9].into(), 443));
 
 fn record() -> AccessRecord<'static> {
     AccessRecord {
         time: UNIX_EPOCH + Duration::from_millis(1_794_000_000_123),
         site: "shop",
         host: "shop.example",
-        client: IpAddr::from([203, 0, 113, 9]),
+        client: &CLIENT,
         client_port: 50_123,
         method: "GET",
         path: "/a/b?q=1",
@@ -57,7 +61,7 @@ fn a_json_line_has_opentelemetry_s_names() {
         status: 503,
         endpoint: "",
         resumed: true,
-        client: "::ffff:192.0.2.1".parse().unwrap(),
+        client: &ClientText::new("::ffff:192.0.2.1".parse().unwrap(), 443),
         ..record()
     };
     let value: serde_json::Value = serde_json::from_str(&line(&refused, Format::Json)).unwrap();

@@ -271,7 +271,7 @@ impl Entries {
             time: SystemTime::now() - total,
             site: self.site.as_ref().map_or("", |(site, _)| site.id.as_str()),
             host: head.map_or("", |head| head.authority().host()),
-            client: self.connection.client.ip(),
+            client: &self.connection.text,
             client_port: self.connection.client.port(),
             method: head.map_or("", RequestHead::method),
             path: head.map_or("", RequestHead::target),

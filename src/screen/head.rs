@@ -93,7 +93,10 @@ impl Storage {
     }
 
     pub(super) fn field(&self, name: &str) -> Option<&[u8]> {
-        self.end_to_end().find(|(field, _)| *field == name).map(|(_, value)| value)
+        let is_it = |field: &&Field| {
+            field.keeping != Keeping::Hop && field.name(&self.text) == name.as_bytes()
+        };
+        self.fields.iter().find(is_it).map(|field| field.value(&self.text))
     }
 }
 

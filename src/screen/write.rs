@@ -51,6 +51,11 @@ impl ClientText {
     pub fn ip(&self) -> IpAddr {
         self.ip
     }
+
+    /// The same as text.
+    pub fn ip_text(&self) -> &[u8] {
+        &self.ip_text
+    }
 }
 
 /// How a response goes to the client.
