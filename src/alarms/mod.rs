@@ -11,6 +11,7 @@
 mod kind;
 mod refusals;
 mod sample;
+mod silence;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -4,14 +4,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::refusals::Window;
+use super::silence::Silences;
 use super::{Alarm, readable};
 
 /// A queue that let nothing out for this long stands still.
 const STALL: Duration = Duration::from_secs(10);
-
-/// A site whose endpoints are waited for and answer nothing for so long is silent: short enough that
-/// the alarm stands within ten seconds, whatever the second in which a look falls.
-const SILENCE: Duration = Duration::from_millis(7_500);
 
 /// Refusals in the window from which on they are an alarm: a few are one impatient scanner.
 const REFUSALS_MIN: u64 = 5;
@@ -144,8 +141,7 @@ pub(super) struct Memory {
     dropped: Option<u64>,
     /// Queues with entries, what they had let out when that last changed, and when that was.
     moved: BTreeMap<(&'static str, Option<String>), (u64, Instant)>,
-    /// Sites that are waited for, when they last answered, and since when that is so.
-    silent: BTreeMap<String, (Option<Instant>, Instant)>,
+    silences: Silences,
     handshakes_refused: Window,
     requests_refused: Window,
 }
@@ -225,22 +221,19 @@ fn queues(found: &mut Vec<Condition>, memory: &mut Memory, now: Instant, sample:
 /// A server that takes requests and answers none is told before its site's queue fills: the limit
 /// in flight may be far away.
 fn silence(found: &mut Vec<Condition>, memory: &mut Memory, now: Instant, sample: &Sample) {
-    let mut silent = BTreeMap::new();
-    for AwaitingSite { site, awaited, answered } in &sample.unanswered {
-        let known = memory.silent.get(site).filter(|(before, _)| before == answered);
-        let since = known.map_or(now, |(_, since)| *since);
-        silent.insert(site.clone(), (*answered, since));
+    for (AwaitingSite { site, awaited, .. }, still) in
+        memory.silences.observe(now, &sample.unanswered)
+    {
         let is_told = |other: &Condition| {
             other.alarm == Alarm::QueueStalled && other.site.as_ref() == Some(site)
         };
-        if now.duration_since(since) >= SILENCE && !found.iter().any(is_told) {
-            let still = readable(now.duration_since(since));
+        if !found.iter().any(is_told) {
             let wait = if *awaited == 1 { "request waits" } else { "requests wait" };
+            let still = readable(still);
             let detail = format!("{awaited} {wait} for an answer, none came for {still}");
             found.push(about_site(Alarm::QueueStalled, site, site, detail));
         }
     }
-    memory.silent = silent;
 }
 
 fn refusals(found: &mut Vec<Condition>, memory: &mut Memory, now: Instant, sample: &Sample) {
