@@ -16,6 +16,8 @@ capacity 95 % completed; p99 of the completed within the deadline; all others re
 second of the flood 999 in 1,000 of them within 50 ms of their SYN; the kernel's accept queue at most half full, no
 ListenOverflow; 2 s after the flood latency and queue are as before. At the end the resident memory is what it was. Exit
 status 1 where sluss misses one, or the control misses none: that is sluss with a queue that holds all and lets nobody go, and handshake threads without their lower priority.
+`core us` is how long the proxy's threads waited for their core each time they wanted it during the flood, as the kernel counts it:
+of the established p99 the part that no generator can have made. sluss' handshake threads, which are to wait, are not in it.
 nginx and HAProxy are judged alike, for comparison; HAProxy once more, told to reject above 250 connections. A step that the generator cannot offer is told and offered as far as it can.
 
 Needs nginx (the origin), openssl and taskset; haproxy where there is one. The control's threads can be given back their
@@ -109,6 +111,7 @@ def step(child, port, admin, rate):
         "latency_back": recovered(lanes["before"], lanes["after"]),
         "queue_back": max(0.0, max(waited, default=0) - ended),
         "resident": watch.most("resident"),
+        "core": watch.core_wait(ended - ARGS.seconds, ended),
         "behind": lab.behind({"flood": storm}),
     }
 
@@ -157,7 +160,7 @@ def measure(name, peers_stage):
         resident = peers.resident_kib(child.pid) / 1024
         most = capacity(port)
         print(f"\n{name}, {ARGS.key}: capacity {most:.0f} full handshakes a second; resident {resident:.0f} MiB")
-        print("    step  offered/s   unloaded p99   est p50      p99      max   good/s  of cap.  new p99  refused p99.9  hanging  back s  MiB")
+        print("    step  offered/s   unloaded p99   est p50      p99      max   good/s  of cap.  new p99  refused p99.9  hanging  back s  MiB  core us")
         steps = []
         for multiple in ARGS.steps:
             figures = step(child, port, admin, min(most * multiple, GENERATOR))
@@ -165,7 +168,7 @@ def measure(name, peers_stage):
             back = max(figures["latency_back"], figures["queue_back"])
             print(f"  {multiple:4g} x {figures['offered']:10.0f} {figures['before']:14.2f} {figures['p50']:9.2f} {figures['p99']:8.2f}"
                   f" {figures['max']:8.1f} {figures['completed']:8.0f} {figures['completed'] / most:8.0%} {figures['new_p99']:8.1f}"
-                  f" {figures['refused_p999']:14.1f} {figures['hanging']:8} {back:7.1f} {figures['resident']:4.0f}", flush=True)
+                  f" {figures['refused_p999']:14.1f} {figures['hanging']:8} {back:7.1f} {figures['resident']:4.0f} {figures['core']:8.0f}", flush=True)
             if figures["behind"]:
                 print(f"         the generator: {figures['behind']}")
         unloaded = statistics.median(figures["before"] for _, figures in steps)

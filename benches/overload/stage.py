@@ -124,7 +124,7 @@ def overflows():
 
 
 class Watch(threading.Thread):
-    """Looks at the edge four times a second: time, length of its queues, resident memory."""
+    """Looks at the edge four times a second: time, length of its queues, resident memory, waits for its core."""
 
     EVERY = 0.25
 
@@ -138,7 +138,7 @@ class Watch(threading.Thread):
 
     def run(self):
         while not self.ending.wait(self.EVERY):
-            sample = {"at": time.monotonic(), "resident": self.resident(), "waiting": 0, "kernel": 0.0}
+            sample = {"at": time.monotonic(), "resident": self.resident(), "core": self.core(), "waiting": 0, "kernel": 0.0}
             if self.admin:
                 try:
                     metrics = scrape(self.admin)
@@ -153,6 +153,25 @@ class Watch(threading.Thread):
     def resident(self):
         texts = (open(f"/proc/{one}/status").read() for one in self.members)
         return sum(int(re.search(r"VmRSS:\s+(\d+)", text).group(1)) for text in texts) / 1024
+
+    def core(self):
+        """Nanoseconds that its threads have waited for a core, and how often they had one; but for threads that are to wait."""
+        waited, slices = 0, 0
+        for task in (task for one in self.members for task in pathlib.Path(f"/proc/{one}/task").iterdir()):
+            try:
+                if not (task / "comm").read_text().startswith("sluss-tls-"):
+                    _, wait, count = map(int, (task / "schedstat").read_text().split())
+                    waited, slices = waited + wait, slices + count
+            except OSError:
+                pass  # The thread has ended.
+        return waited, slices
+
+    def core_wait(self, begin, end):
+        """Microseconds that they waited for a core each time, between two instants."""
+        seen = [sample["core"] for sample in self.samples if begin <= sample["at"] <= end]
+        if len(seen) < 2 or seen[0][1] == seen[-1][1]:
+            return float("nan")
+        return (seen[-1][0] - seen[0][0]) / (seen[-1][1] - seen[0][1]) / 1000
 
     def end(self):
         self.ending.set()
