@@ -4,8 +4,8 @@
 //! The gradient idea is that of Netflix's concurrency-limits (`Gradient2`) and Envoy's adaptive
 //! concurrency: compare the latency now with that of an unhurried endpoint; while it is much
 //! higher, requests wait inside the endpoint, and the limit shrinks in proportion; else it grows by
-//! some headroom, hardly any while it is at the edge of what it may be. Two things differ, so that a site with naturally varied latency keeps its
-//! limit.
+//! some headroom, hardly any while it is at the edge of what it may be. Two things differ, so that
+//! a site with naturally varied latency keeps its limit.
 //!
 //! - **What is compared** is the mean of the latencies' logarithms (octaves), and it counts only
 //!   beyond twice its own standard error: a bimodal site is no moving target (a median between two

@@ -165,8 +165,9 @@ impl Broken {
 }
 
 impl Upstream {
-    /// The endpoints of `spec`, which are `site`'s; those that `previous` had keep their health, load, connections and
-    /// retry budget. Reads the system's authorities the first time: call it off the serving threads.
+    /// The endpoints of `spec`, which are `site`'s; those that `previous` had keep their health,
+    /// load, connections and retry budget. Reads the system's authorities the first time: call it
+    /// off the serving threads.
     pub fn new(site: &SiteId, spec: &UpstreamSpec, previous: Option<&Upstream>) -> Upstream {
         let now = Instant::now();
         let mut kept: Vec<Arc<Endpoint>> = previous
