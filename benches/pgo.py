@@ -10,7 +10,7 @@ both side by side. A profile is good for the compiler and the sources that it wa
 
 Needs what benches/peers/run.py needs: nginx (as the origin), h2load, openssl and taskset. Loopback only.
 """
-import os, pathlib, shutil, subprocess, sys
+import argparse, os, pathlib, shutil, subprocess, sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "target/pgo"
@@ -33,6 +33,7 @@ def build(folder, flag):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     tool, counted, counting = profdata(), FOLDER / "counted", FOLDER / "counting"
     build(counting, f"-Cprofile-generate={counted}")
     shutil.rmtree(counted, ignore_errors=True)

@@ -46,7 +46,6 @@ class Peers:
 
     def start_origin(self):
         os.makedirs(f"{self.d}/www", exist_ok=True)
-        open(f"{self.d}/www/1k", "wb").write(b"x" * 1024)
         open(f"{self.d}/www/10m", "wb").write(b"x" * (10 << 20))
         conf = NGINX_HEAD.format(d=self.d, n="origin") + f"""
   sendfile on; tcp_nodelay on; open_file_cache max=100; client_max_body_size 0;
@@ -54,7 +53,9 @@ class Peers:
     # An upload is read to its end before it is answered.
     location = /post {{ client_body_buffer_size 2m; proxy_pass_request_body off; proxy_set_header Content-Length "";
       proxy_pass http://127.0.0.1:{self.origin}/done; }}
-    location = /done {{ return 204; }} }} }}"""
+    location = /done {{ return 204; }}
+    # From memory, in one segment: what the proxy costs is to be measured, and origin and load share a core.
+    location = /1k {{ default_type application/octet-stream; return 200 "{"x" * 1024}"; }} }} }}"""
         return self.spawn("origin", conf, ["nginx", "-p", self.d, "-e", f"{self.d}/origin.log", "-c"], 1, self.origin)
 
     def names(self):

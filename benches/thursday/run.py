@@ -25,6 +25,7 @@ Needs nginx, haproxy, openssl and taskset; loopback only; everything started her
 import argparse, html, importlib.util, json, math, os, pathlib, shutil, signal, subprocess, sys, tempfile, time
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "overload"))
 SPEC = importlib.util.spec_from_file_location("overload", HERE.parent / "overload/run.py")
 overload = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(overload)

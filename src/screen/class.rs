@@ -1,7 +1,11 @@
 //! Classes of bytes (RFC 9110 5.6.2, 5.5): what may stand in a name, what a value may hold.
 //!
-//! The table folds two questions about a name into one look: is it a tchar, and what is its lower
-//! case. Values are judged many bytes at a time by a loop the compiler turns into vector code.
+//! Most bytes are looked at sixteen at a time; what is rare, or too short for that, one by one.
+
+use wide::u8x16;
+
+/// Bytes that are looked at together.
+pub(super) const BLOCK: usize = 16;
 
 /// Each tchar's lower case; 0 for every byte that may not stand in a token.
 pub(super) const LOWER: [u8; 256] = lower_case_of_tchars();
@@ -30,14 +34,27 @@ pub(super) fn is_tchar(byte: u8) -> bool {
     LOWER[usize::from(byte)] != 0
 }
 
+/// Of each byte whether it is from `first` to `last`.
+fn within(block: u8x16, first: u8, last: u8) -> u8x16 {
+    block.max(u8x16::splat(first)).min(u8x16::splat(last)).simd_eq(block)
+}
+
+/// How many bytes from the start hold.
+fn run(holds: u8x16) -> usize {
+    (!holds.to_bitmask()).trailing_zeros() as usize
+}
+
 /// How many bytes from the start are tchars.
 pub(super) fn token_len(bytes: &[u8]) -> usize {
     let mut len = 0;
-    // Nearly all names are letters, digits and hyphens: eight at a time.
-    for word in bytes.as_chunks::<8>().0 {
-        let common = common_len(*word);
+    // Nearly all names are letters, digits and hyphens.
+    for block in bytes.as_chunks::<BLOCK>().0 {
+        let block = u8x16::from(*block);
+        let letters = within(block | u8x16::splat(0x20), b'a', b'z');
+        let hyphens = block.simd_eq(u8x16::splat(b'-'));
+        let common = run(letters | within(block, b'0', b'9') | hyphens);
         len += common;
-        if common < 8 {
+        if common < BLOCK {
             break;
         }
     }
@@ -45,78 +62,27 @@ pub(super) fn token_len(bytes: &[u8]) -> usize {
     len + rest.iter().position(|b| !is_tchar(*b)).unwrap_or(rest.len())
 }
 
-/// One in each byte of a word.
-const EACH: u64 = 0x0101_0101_0101_0101;
-
-/// How many bytes from the start are letters, digits or hyphens. Sums that tell by a byte's high
-/// bit whether it is large enough stay within it: all addends are below 0x80, and bytes from 0x80,
-/// which could carry into the next, end the count themselves.
-fn common_len(word: [u8; 8]) -> usize {
-    let word = u64::from_le_bytes(word);
-    let at_least = |bytes: u64, least: u8| bytes.wrapping_add(EACH * u64::from(0x80 - least));
-    let lower = word | (EACH * 0x20);
-    let letters = at_least(lower, b'a') & !at_least(lower, b'z' + 1);
-    let digits = at_least(word, b'0') & !at_least(word, b'9' + 1);
-    let hyphens = !at_least(word ^ (EACH * u64::from(b'-')), 1);
-    let other = !(letters | digits | hyphens) | word;
-    ((other & EACH << 7).trailing_zeros() / 8) as usize
-}
-
-/// Puts `ascii` in lower case into `lower`, of the same length. Reads the one and writes the other:
-/// to read what was written a moment ago in other pieces makes the processor wait.
-pub(super) fn lower_into(ascii: &[u8], lower: &mut [u8]) {
-    if let (Some(from), Some(to)) = (ascii.last_chunk::<8>(), lower.last_chunk_mut::<8>()) {
-        // The last eight bytes may be among the words below: twice costs less than one by one.
-        *to = lower_word(*from);
-        let words = ascii.as_chunks::<8>().0.iter().zip(lower.as_chunks_mut::<8>().0);
-        words.for_each(|(from, to)| *to = lower_word(*from));
-    } else {
-        ascii.iter().zip(lower).for_each(|(from, to)| *to = from.to_ascii_lowercase());
-    }
-}
-
-fn lower_word(word: [u8; 8]) -> [u8; 8] {
-    let word = u64::from_le_bytes(word);
-    let at_least = |least: u8| word.wrapping_add(EACH * u64::from(0x80 - least));
-    let upper = at_least(b'A') & !at_least(b'Z' + 1) & !word & EACH << 7;
-    (word | upper >> 2).to_le_bytes()
-}
-
-/// Whether `ascii`, in lower case, is `lower`.
-pub(super) fn is_in_lower_case(ascii: &[u8], lower: &[u8]) -> bool {
-    if ascii.len() != lower.len() {
-        return false;
-    }
-    match (ascii.last_chunk::<8>(), lower.last_chunk::<8>()) {
-        (Some(last), Some(lower_last)) => {
-            let mut words = ascii.as_chunks::<8>().0.iter().zip(lower.as_chunks::<8>().0);
-            lower_word(*last) == *lower_last && words.all(|(one, other)| lower_word(*one) == *other)
-        }
-        _ => ascii.eq_ignore_ascii_case(lower),
-    }
-}
-
 /// How many bytes from the start are SP or VCHAR.
 pub(super) fn plain_len(bytes: &[u8]) -> usize {
-    let is_plain = |byte: &u8| (0x20..=0x7e).contains(byte);
-    let mut len = 0;
-    // Without a way out within a block the compiler looks at all of it at once.
-    for block in bytes.as_chunks::<16>().0 {
-        if block.iter().fold(false, |odd, byte| odd | !is_plain(byte)) {
-            break;
+    let (blocks, rest) = bytes.as_chunks::<BLOCK>();
+    for (at, block) in blocks.iter().enumerate() {
+        let plain = run(within(u8x16::from(*block), b' ', b'~'));
+        if plain < BLOCK {
+            return at * BLOCK + plain;
         }
-        len += 16;
     }
-    let rest = &bytes[len..];
-    for word in rest.as_chunks::<8>().0 {
-        let odd = odd_bits::<0x20>(*word);
-        if odd != 0 {
-            return len + (odd.trailing_zeros() / 8) as usize;
-        }
-        len += 8;
-    }
-    let rest = &bytes[len..];
-    len + rest.iter().position(|byte| !is_plain(byte)).unwrap_or(rest.len())
+    let plain = rest.iter().position(|b| !(b' '..=b'~').contains(b)).unwrap_or(rest.len());
+    blocks.len() * BLOCK + plain
+}
+
+/// The front of a line that begins with a name of `len` bytes, 1 to 16: the same with the name in
+/// lower case, and the name alone, zeros behind.
+pub(super) fn lower_front(front: &[u8; BLOCK], len: usize) -> ([u8; BLOCK], [u8; BLOCK]) {
+    let front = u8x16::from(*front);
+    let places = u8x16::from([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+    let name = within(places, 0, (len - 1) as u8);
+    let lower = front | within(front, b'A', b'Z') & u8x16::splat(0x20);
+    (name.bitselect(lower, front).to_array(), (name & lower).to_array())
 }
 
 /// `token`: one tchar or more.
@@ -126,16 +92,19 @@ pub(super) fn is_token(bytes: &[u8]) -> bool {
 
 /// Whether every byte is SP or VCHAR. A tab, allowed in values, is left to the careful path.
 pub(super) fn is_plain(bytes: &[u8]) -> bool {
-    within::<0x20>(bytes)
+    all_within::<0x20>(bytes)
 }
 
 /// VCHAR only: what may stand in a request target.
 pub(super) fn is_visible(bytes: &[u8]) -> bool {
-    within::<0x21>(bytes)
+    all_within::<0x21>(bytes)
 }
 
+/// One in each byte of a word.
+const EACH: u64 = 0x0101_0101_0101_0101;
+
 /// Whether every byte is from `FIRST` to 0x7E, eight bytes at a time.
-fn within<const FIRST: u8>(bytes: &[u8]) -> bool {
+fn all_within<const FIRST: u8>(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<8>();
     if words.iter().any(|word| has_odd::<FIRST>(*word)) {
         return false;
@@ -150,15 +119,10 @@ fn within<const FIRST: u8>(bytes: &[u8]) -> bool {
 /// Whether a byte is below `FIRST` or above 0x7E: each leaves the high bit of some byte set. A
 /// borrow or carry into a neighbour comes only from a byte that is odd itself.
 fn has_odd<const FIRST: u8>(word: [u8; 8]) -> bool {
-    odd_bits::<FIRST>(word) != 0
-}
-
-/// The same as high bits; the lowest of them is that of the first odd byte.
-fn odd_bits<const FIRST: u8>(word: [u8; 8]) -> u64 {
     let word = u64::from_le_bytes(word);
     let below = word.wrapping_sub(EACH * u64::from(FIRST));
     let above = word.wrapping_add(EACH);
-    (word | below | above) & (EACH << 7)
+    (word | below | above) & (EACH << 7) != 0
 }
 
 /// A control byte that no value may hold: all of CTL but HTAB.
@@ -271,20 +235,20 @@ mod tests {
     }
 
     #[test]
-    fn lower_case_is_that_of_ascii() {
-        for text in [&b"Content-Security-POLICY"[..], b"@[`{AZaz", b"Te"] {
+    fn a_name_at_the_front_is_put_in_lower_case_and_told_alone() {
+        for text in [b"Content-TypE: AB", b"@[`{AZaz0189-_|~"] {
             at_every_place(text, |bytes, byte, at| {
-                let (mut lower, expected) = (vec![0; bytes.len()], bytes.to_ascii_lowercase());
-                if byte.is_ascii() {
-                    lower_into(bytes, &mut lower);
-                    assert_eq!(lower, expected, "{byte:#x} at {at}");
-                    assert!(is_in_lower_case(bytes, &expected));
-                    let same = text.eq_ignore_ascii_case(bytes);
-                    assert_eq!(is_in_lower_case(text, &expected), same, "{byte:#x} at {at}");
+                let front = bytes.first_chunk().unwrap();
+                for len in 1..=BLOCK {
+                    let (lower, name) = lower_front(front, len);
+                    let expected = bytes[..len].to_ascii_lowercase();
+                    assert_eq!(lower[..len], expected, "{byte:#x} at {at} of {len}");
+                    assert_eq!(lower[len..], bytes[len..]);
+                    assert_eq!(name[..len], expected);
+                    assert!(name[len..].iter().all(|b| *b == 0));
                 }
             });
         }
-        assert!(is_in_lower_case(b"", b"") && !is_in_lower_case(b"", b"a"));
     }
 
     #[test]

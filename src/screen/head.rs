@@ -72,10 +72,10 @@ impl Field {
         start..start + self.value_len as usize
     }
 
-    /// The whole line with its end.
-    pub(super) fn line<'a>(&self, text: &'a [u8]) -> &'a [u8] {
+    /// Where the whole line stands, its end included.
+    pub(super) fn line_range(&self) -> Range<usize> {
         let start = self.start as usize;
-        &text[start..start + (self.name_len + self.value_len) as usize + 4]
+        start..start + (self.name_len + self.value_len) as usize + 4
     }
 
     pub(super) fn role(&self) -> Role {

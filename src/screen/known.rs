@@ -1,11 +1,12 @@
 //! The fields sluss knows by name, and what it must know of each. Everything else is opaque.
 //!
-//! Looked up once for each field of each message, so the table is a hash table made by the
-//! compiler; names in it are lower case.
+//! Looked up once for each field of each message, so the compiler makes a hash table in which every
+//! name has a slot for itself; names in it are lower case.
 
 use http::header::{HeaderName, InvalidHeaderName};
 
 use super::class;
+use super::head::Keeping;
 use super::rule::Direction;
 
 /// What a known field needs done when it comes by; at most one of these.
@@ -28,11 +29,14 @@ pub(super) enum Role {
     Via,
 }
 
-/// One field.
+/// One field; in a line of the processor's cache.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct Known {
+    key: Key,
     pub name: &'static str,
     pub role: Role,
+    pub keeping: Keeping,
     pub traits: u16,
     /// Its place in the table, from 1; 0 is every unknown field.
     pub index: u8,
@@ -54,20 +58,119 @@ pub(super) const NO_TRAILER: u16 = 32;
 pub(super) const RESERVED: u16 = 64;
 
 impl Known {
+    const fn new(name: &'static str, role: Role, traits: u16, index: u8) -> Known {
+        let keeping = match traits {
+            _ if traits & HOP != 0 => Keeping::Hop,
+            _ if traits & FORWARDING != 0 => Keeping::Forwarding,
+            _ => Keeping::EndToEnd,
+        };
+        Known { key: Key::new(name.as_bytes()), name, role, keeping, traits, index }
+    }
+
     pub(super) fn is(&self, wanted: u16) -> bool {
         self.traits & wanted != 0
     }
+
+    /// One of its own; none for unknown fields.
+    pub(super) fn bit(&self) -> u64 {
+        (1 << self.index) & !1
+    }
+}
+
+/// A name in lower case, to be hashed and compared as numbers: its first 31 bytes, zeros behind,
+/// and its length as the last byte. Known names are shorter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Key {
+    front: u128,
+    back: u128,
+}
+
+/// Bits of the length in `Key::back` stand above so many.
+const LEN_SHIFT: u32 = 120;
+
+impl Key {
+    /// `name` in any case.
+    pub(super) const fn new(name: &[u8]) -> Key {
+        let (front, back) = match name.split_at_checked(class::BLOCK) {
+            Some((front, rest)) => match rest.split_at_checked(class::BLOCK - 1) {
+                Some((back, _)) => (load(front), load(back)),
+                None => (load(front), load(rest)),
+            },
+            None => (load(name), 0),
+        };
+        Key { front: lower(front), back: lower(back) | len_bits(name.len()) }
+    }
+
+    /// A name of `len` bytes, 16 at most, in lower case with zeros behind.
+    pub(super) fn of_short(name: [u8; class::BLOCK], len: usize) -> Key {
+        Key { front: u128::from_le_bytes(name), back: len_bits(len) }
+    }
+
+    /// Whether the name may hold an underscore: false means that it does not.
+    pub(super) fn may_have_underscore(&self) -> bool {
+        let has = |bytes: u128| {
+            // A byte that becomes zero, or stands above one.
+            let zeroed = bytes ^ (EACH * b'_' as u128);
+            zeroed.wrapping_sub(EACH) & !zeroed & EACH << 7 != 0
+        };
+        let is_whole = self.back >> LEN_SHIFT < 2 * class::BLOCK as u128;
+        !is_whole || has(self.front) || has(self.back)
+    }
+
+    const fn is(&self, other: &Key) -> bool {
+        self.front == other.front && self.back == other.back
+    }
+
+    const fn hash(&self, multiplier: u64) -> usize {
+        let mixed = mix(self.front) ^ mix(self.back).rotate_left(42);
+        (mixed.wrapping_mul(multiplier) >> (64 - SLOTS_BITS)) as usize
+    }
+}
+
+/// A length, told apart as far as it matters here.
+const fn len_bits(len: usize) -> u128 {
+    (if len < 0xff { len as u128 } else { 0xff }) << LEN_SHIFT
+}
+
+const fn mix(bytes: u128) -> u64 {
+    (bytes as u64) ^ ((bytes >> 64) as u64).rotate_left(21)
+}
+
+/// One in each byte.
+const EACH: u128 = u128::MAX / 0xff;
+
+/// Up to sixteen bytes as a number, zeros behind them.
+const fn load(bytes: &[u8]) -> u128 {
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        // Where the two overlap they are alike.
+        let last = u64::from_le_bytes(*last) as u128;
+        return u64::from_le_bytes(*first) as u128 | last << (8 * (bytes.len() - 8));
+    }
+    let (mut number, mut at) = (0, bytes.len());
+    while at > 0 {
+        at -= 1;
+        number = number << 8 | bytes[at] as u128;
+    }
+    number
+}
+
+/// ASCII in lower case. By its high bit a sum tells whether a byte is large enough; bytes from 0x80,
+/// which could carry into the next, make no name a known one.
+const fn lower(bytes: u128) -> u128 {
+    let from_a = bytes.wrapping_add(EACH * (0x80 - b'A') as u128);
+    let beyond_z = bytes.wrapping_add(EACH * (0x7f - b'Z') as u128);
+    bytes | (from_a & !beyond_z & !bytes & EACH << 7) >> 2
 }
 
 /// The names that decide where a message ends and to whom it goes.
 pub(super) const FRAMING: [&str; 3] = ["content-length", "host", "transfer-encoding"];
 
 /// Every unknown field.
-pub(super) static OTHER: Known = Known { name: "", role: Role::Plain, traits: 0, index: 0 };
+pub(super) static OTHER: Known = Known::new("", Role::Plain, 0, 0);
 
 /// Unknown fields of the family `X-Forwarded-`: proxies and programs invent new ones.
 pub(super) static FORWARDED_FAMILY: Known =
-    Known { name: "x-forwarded-", role: Role::Plain, traits: FORWARDING | NO_TRAILER, index: 0 };
+    Known::new("x-forwarded-", Role::Plain, FORWARDING | NO_TRAILER, 0);
 
 macro_rules! known {
     ($($name:literal $role:ident $traits:expr;)*) => {
@@ -147,66 +250,71 @@ known! {
 }
 
 const COUNT: usize = UNNUMBERED.len();
-// `seen` in `section` has a bit for each.
-const _: () = assert!(COUNT < 128);
+const _: () = assert!(size_of::<Known>() == 64);
+// `Known::bit` has one for each.
+const _: () = assert!(COUNT < u64::BITS as usize);
 
 static TABLE: [Known; COUNT] = {
-    let mut table = [const { Known { name: "", role: Role::Plain, traits: 0, index: 0 } }; COUNT];
+    let mut table = [const { Known::new("", Role::Plain, 0, 0) }; COUNT];
     let mut at = 0;
     while at < COUNT {
         let (name, role, traits) = UNNUMBERED[at];
-        table[at] = Known { name, role, traits, index: at as u8 + 1 };
+        table[at] = Known::new(name, role, traits, at as u8 + 1);
         at += 1;
     }
     table
 };
 
-/// Open addressing: place in `TABLE` from 1, 0 ends a search.
-static SLOTS: [u8; 1024] = {
-    let mut slots = [0u8; 1024];
+/// Sparse on purpose: most fields of a message are unknown, and those should meet an empty slot.
+const SLOTS_BITS: u32 = 9;
+
+type Slots = [u8; 1 << SLOTS_BITS];
+
+/// Place in `TABLE` from 1 by hash; 0 where there is none. With it what the hash multiplies by: the
+/// first number tried with which no two names meet.
+const PLACED: (Slots, u64) = {
+    let mut multiplier: u64 = 0x9e37_79b9_7f4a_7c15;
+    loop {
+        if let Some(slots) = placed(multiplier) {
+            break (slots, multiplier);
+        }
+        // Stays odd: the increment of a linear congruential generator (Knuth) doubled.
+        multiplier = multiplier.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(2);
+    }
+};
+
+static SLOTS: Slots = PLACED.0;
+
+const fn placed(multiplier: u64) -> Option<Slots> {
+    let mut slots = [0; 1 << SLOTS_BITS];
     let mut at = 0;
     while at < COUNT {
-        let mut slot = hash(UNNUMBERED[at].0.as_bytes());
-        while slots[slot] != 0 {
-            slot = (slot + 1) % SLOTS.len();
+        let slot = Key::new(UNNUMBERED[at].0.as_bytes()).hash(multiplier);
+        if slots[slot] != 0 {
+            return None;
         }
         slots[slot] = at as u8 + 1;
         at += 1;
     }
-    slots
-};
-
-/// Sparse on purpose: most fields of a message are unknown, and those should meet an empty slot.
-const fn hash(name: &[u8]) -> usize {
-    let (first, last, middle) = (name[0], name[name.len() - 1], name[name.len() / 2]);
-    let mixed =
-        first as u32 | (last as u32) << 8 | (middle as u32) << 16 | (name.len() as u32) << 24;
-    // The bit by which letters differ in case; other bytes may fall together.
-    let mixed = mixed | 0x0020_2020;
-    (mixed.wrapping_mul(0x9e37_79b1) >> 22) as usize
+    Some(slots)
 }
 
-/// What is known of a field; `name` in any case, not empty.
+/// What is known of a field; `name` in any case.
 pub(super) fn lookup(name: &[u8]) -> &'static Known {
-    let mut slot = hash(name);
-    loop {
-        match SLOTS[slot] {
-            0 => break,
-            index => {
-                let known = &TABLE[usize::from(index) - 1];
-                if class::is_in_lower_case(name, known.name.as_bytes()) {
-                    return known;
-                }
-            }
+    look(&Key::new(name))
+}
+
+/// The same.
+pub(super) fn look(key: &Key) -> &'static Known {
+    if let Some(at) = SLOTS[key.hash(PLACED.1)].checked_sub(1) {
+        let known = &TABLE[usize::from(at)];
+        if known.key.is(key) {
+            return known;
         }
-        slot = (slot + 1) % SLOTS.len();
     }
-    match name.split_at_checked(FORWARDED_FAMILY.name.len()) {
-        Some((family, _)) if class::is_in_lower_case(family, FORWARDED_FAMILY.name.as_bytes()) => {
-            &FORWARDED_FAMILY
-        }
-        _ => &OTHER,
-    }
+    let behind = 8 * (class::BLOCK - FORWARDED_FAMILY.name.len());
+    let in_family = (key.front ^ FORWARDED_FAMILY.key.front) << behind == 0;
+    if in_family { &FORWARDED_FAMILY } else { &OTHER }
 }
 
 /// The known field by its place, as `Known::index` gave it.
@@ -258,13 +366,34 @@ mod tests {
     }
 
     #[test]
-    fn searches_are_short() {
-        let longest = TABLE.iter().map(|known| {
-            let home = hash(known.name.as_bytes());
-            let at = SLOTS.iter().position(|index| *index == known.index).unwrap();
-            (at + SLOTS.len() - home) % SLOTS.len()
-        });
-        assert!(longest.max() <= Some(2));
+    fn a_key_is_the_name_in_lower_case() {
+        let text = b"@[`{AZaz0189-_|~Strict-Transport-SecurityX".to_vec();
+        for len in 0..=text.len() {
+            let key = Key::new(&text[..len]);
+            let mut expected = text[..len.min(31)].to_ascii_lowercase();
+            expected.resize(31, 0);
+            expected.push(len as u8);
+            assert_eq!([key.front.to_le_bytes(), key.back.to_le_bytes()].concat(), expected);
+            assert_eq!(key.may_have_underscore(), len > 13, "{len}");
+        }
+        assert!(!Key::new(b"content-type^`-0").may_have_underscore());
+    }
+
+    /// Bytes above ASCII stand in options of Connection; none of them makes a name of another.
+    #[test]
+    fn bytes_above_ascii_make_no_name() {
+        for known in &TABLE {
+            for at in 0..known.name.len() {
+                for byte in [0, 0x80, 0xbf, 0xc0, 0xff] {
+                    let mut name = known.name.as_bytes().to_vec();
+                    name[at] = byte;
+                    assert_ne!(lookup(&name).name, known.name);
+                    name.truncate(at);
+                    name.push(0);
+                    assert_ne!(lookup(&name).name, known.name);
+                }
+            }
+        }
     }
 
     #[test]

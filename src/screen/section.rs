@@ -10,8 +10,8 @@ use super::class;
 use super::excerpt::Defect;
 use super::finding::Judge;
 use super::framing::{Lengths, Sight};
-use super::head::{Field, Keeping, Storage};
-use super::known::{self, Known, Role};
+use super::head::{Field, Storage};
+use super::known::{self, Key, Known, Role};
 use super::policy::Policy;
 use super::rule::{Action, Direction, Rule};
 use super::target::Authority;
@@ -47,8 +47,8 @@ pub(super) struct Section<'p> {
     pub storage: Storage,
     pub lengths: Lengths,
     pub part: Part,
-    /// A bit for each known field that stood already.
-    seen: u128,
+    /// [`Known::bit`] of each field that stood already.
+    seen: u64,
     pub host: HostSight,
     /// Whether any field stood that only `connection` understands.
     pub has_connection_fields: bool,
@@ -88,13 +88,17 @@ impl<'p> Section<'p> {
     /// Takes one field: `name` a token in any case, `value` without blanks at its ends.
     pub(super) fn field(&mut self, name: &[u8], value: &[u8], form: Form) {
         let start = self.storage.text.len();
-        self.storage.text.extend(name.iter().map(|b| class::LOWER[usize::from(*b)]));
-        let known = known::lookup(name);
+        self.storage.text.extend_from_slice(name);
+        self.storage.text[start..].make_ascii_lowercase();
+        let key = Key::new(name);
+        let known = known::look(&key);
         let mut value = Cow::Borrowed(value);
         if !class::is_plain(&value) && self.odd_value(known, name, &mut value) == Fate::Dropped {
             return self.storage.text.truncate(start);
         }
-        if self.fate(known, start, (name, &value), form) == Fate::Dropped {
+        if !self.is_ordinary(known, &key, start, name.len() + value.len())
+            && self.fate(known, start, (name, &value), form) == Fate::Dropped
+        {
             return self.storage.text.truncate(start);
         }
         let text = &mut self.storage.text;
@@ -107,15 +111,47 @@ impl<'p> Section<'p> {
     /// Takes a line that is canonical but for the name's case, line end included: the same, in one
     /// copy. `line` is plain, `name_len` tchars, a colon and one blank stand at its front.
     pub(super) fn canonical_line(&mut self, line: &[u8], name_len: usize) {
-        let start = self.storage.text.len();
+        let text = &mut self.storage.text;
+        let start = text.len();
         let (name, value) = (&line[..name_len], &line[name_len + 2..line.len() - 2]);
-        self.storage.text.extend_from_slice(line);
-        class::lower_into(name, &mut self.storage.text[start..start + name_len]);
-        let known = known::lookup(name);
-        if self.fate(known, start, (name, value), Form::OneLine) == Fate::Dropped {
+        text.extend_from_slice(line);
+        let key = match line.first_chunk() {
+            // What is put down comes from the line, not from its copy: to read what was written a
+            // moment ago in other pieces makes the processor wait.
+            Some(front) if name_len <= class::BLOCK => {
+                let (lower, name) = class::lower_front(front, name_len);
+                text[start..start + class::BLOCK].copy_from_slice(&lower);
+                Key::of_short(name, name_len)
+            }
+            _ => {
+                text[start..start + name_len].make_ascii_lowercase();
+                Key::new(name)
+            }
+        };
+        let known = known::look(&key);
+        if !self.is_ordinary(known, &key, start, line.len() - 4)
+            && self.fate(known, start, (name, value), Form::OneLine) == Fate::Dropped
+        {
             return self.storage.text.truncate(start);
         }
         self.keep(known, start, name_len, value.len());
+    }
+
+    /// Whether a field of a head is one of the many that no rule is about: what `fate` would say of
+    /// it is known without asking, and what it would remember is remembered.
+    #[inline]
+    fn is_ordinary(&mut self, known: &Known, key: &Key, start: usize, line: usize) -> bool {
+        let bit = known.bit();
+        let plain = known.role == Role::Plain
+            && self.part == Part::Head
+            && !known.is(known::RESERVED)
+            && (self.seen & bit == 0 || !known.is(known::SINGLE))
+            && (known.index != 0 || !key.may_have_underscore())
+            && self.fits(start, line);
+        if plain {
+            self.seen |= bit;
+        }
+        plain
     }
 
     /// `name` stands in lower case at `start` of the text.
@@ -126,9 +162,14 @@ impl<'p> Section<'p> {
         (name, value): (&[u8], &[u8]),
         form: Form,
     ) -> Fate {
-        if !self.fits(known, start, name, value)
-            || self.judge_name(known, start, name, value) == Fate::Dropped
-        {
+        // Cookies are joined: what counts is the one field they become.
+        let joined = if known.role == Role::Cookie { self.cookie_bytes } else { 0 };
+        let line = name.len() + value.len();
+        if line + joined > FIELD_BYTES_MAX || !self.fits(start, line) {
+            self.oversize(known, name, value);
+            return Fate::Dropped;
+        }
+        if self.judge_name(known, start, name, value) == Fate::Dropped {
             return Fate::Dropped;
         }
         self.judge_known(known, value, form)
@@ -140,11 +181,7 @@ impl<'p> Section<'p> {
             name_len: name_len as u32,
             value_len: value_len as u32,
             known: known.index,
-            keeping: match known {
-                _ if known.is(known::HOP) => Keeping::Hop,
-                _ if known.is(known::FORWARDING) => Keeping::Forwarding,
-                _ => Keeping::EndToEnd,
-            },
+            keeping: known.keeping,
         });
     }
 
@@ -170,21 +207,21 @@ impl<'p> Section<'p> {
         }
     }
 
-    /// Whether the field, and the head with it, is small enough.
-    fn fits(&mut self, known: &Known, start: usize, name: &[u8], value: &[u8]) -> bool {
+    /// Whether a field of so many bytes, and the head with it, is small enough.
+    fn fits(&self, start: usize, line: usize) -> bool {
         let policy = self.judge.policy();
-        let line = name.len() + value.len();
-        // Cookies are joined: what counts is the one field they become.
-        let joined = if known.role == Role::Cookie { self.cookie_bytes } else { 0 };
-        let fits = line + joined <= FIELD_BYTES_MAX
+        line <= FIELD_BYTES_MAX
             && self.storage.fields.len() < policy.fields_max()
-            && start + line + 4 <= policy.head_bytes_max();
-        if !fits && known.is(known::GUARD) {
+            && start + line + 4 <= policy.head_bytes_max()
+    }
+
+    #[cold]
+    fn oversize(&mut self, known: &Known, name: &[u8], value: &[u8]) {
+        if known.is(known::GUARD) {
             self.judge.refuse(Rule::Oversize, name, value);
-        } else if !fits {
+        } else {
             self.judge.find(Rule::Oversize, name, value);
         }
-        fits
     }
 
     /// Names that are allowed, and yet mean harm.
@@ -215,8 +252,8 @@ impl<'p> Section<'p> {
             self.judge.find(Rule::TrailerForbidden, name, value);
             return Fate::Dropped;
         }
-        let bit = 1u128 << known.index;
-        let repeated = known.index != 0 && self.seen & bit != 0;
+        let bit = known.bit();
+        let repeated = self.seen & bit != 0;
         self.seen |= bit;
         if repeated
             && known.is(known::SINGLE)

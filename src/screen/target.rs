@@ -102,18 +102,36 @@ fn split(bytes: &[u8]) -> Option<(&str, Option<u16>)> {
 fn is_name(host: &[u8]) -> bool {
     let mut label = 0;
     for byte in host {
-        match byte {
-            b'.' if label == 0 => return false,
-            b'.' => label = 0,
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => label += 1,
-            _ => return false,
-        }
-        if label > 63 {
-            return false;
+        match HOST_BYTES[usize::from(*byte)] {
+            HostByte::Label if label < 63 => label += 1,
+            HostByte::Dot if label > 0 => label = 0,
+            HostByte::Label | HostByte::Dot | HostByte::Other => return false,
         }
     }
     label > 0 && host.len() <= HOSTNAME_BYTES_MAX
 }
+
+/// What a byte may be in the name of a host.
+#[derive(Clone, Copy)]
+enum HostByte {
+    Label,
+    Dot,
+    Other,
+}
+
+static HOST_BYTES: [HostByte; 256] = {
+    let mut bytes = [HostByte::Other; 256];
+    let mut at = 0;
+    while at < bytes.len() {
+        bytes[at] = match at as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => HostByte::Label,
+            b'.' => HostByte::Dot,
+            _ => HostByte::Other,
+        };
+        at += 1;
+    }
+    bytes
+};
 
 /// A request target, taken apart.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

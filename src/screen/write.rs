@@ -84,9 +84,7 @@ impl RequestHead {
             None => storage.authority.write(out),
         }
         out.extend_from_slice(b"\r\n");
-        for field in storage.fields.iter().filter(|field| self.is_copied(field, forward)) {
-            out.extend_from_slice(field.line(&storage.text));
-        }
+        storage.copy_lines(out, |field| self.is_copied(field, forward));
         self.forwarding(forward, &mut |name, parts| put(out, name, parts));
         match self.framing {
             Framing::Length(length) => put_length(out, length),
@@ -262,12 +260,10 @@ impl ResponseHead {
         let storage = &self.storage;
         out.reserve(storage.text.len() + 128);
         self.put_status_line(out, b"HTTP/1.1 ");
-        for field in &storage.fields {
+        storage.copy_lines(out, |field| {
             let replaced = field.role() == Role::RequestId && to.request_id.is_some();
-            if field.keeping != Keeping::Hop && !replaced {
-                out.extend_from_slice(field.line(&storage.text));
-            }
-        }
+            field.keeping != Keeping::Hop && !replaced
+        });
         put(out, "via", &[via(self.version).as_bytes()]);
         if let Some(id) = to.request_id {
             put(out, "x-request-id", &[id.as_bytes()]);
@@ -380,9 +376,7 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CHUNKED: &[u8] = b"transfer-encoding: chunked\r\n";
 
 fn canonical_rest(out: &mut Vec<u8>, storage: &Storage, framing: Framing, length: Option<u64>) {
-    for field in storage.fields.iter().filter(|field| field.keeping != Keeping::Hop) {
-        out.extend_from_slice(field.line(&storage.text));
-    }
+    storage.copy_lines(out, |field| field.keeping != Keeping::Hop);
     match (framing, length) {
         (Framing::Length(length), _) | (Framing::None, Some(length)) => put_length(out, length),
         (Framing::Chunked | Framing::Stream, _) => out.extend_from_slice(CHUNKED),
@@ -463,6 +457,21 @@ fn encode(target: &str) -> String {
 }
 
 impl Storage {
+    /// Puts the lines of some fields into `out`. They stand one behind the other as a rule, so few
+    /// copies do.
+    fn copy_lines(&self, out: &mut Vec<u8>, is_copied: impl Fn(&Field) -> bool) {
+        let mut run = 0..0;
+        for line in self.fields.iter().filter(|field| is_copied(field)).map(Field::line_range) {
+            if line.start == run.end {
+                run.end = line.end;
+            } else {
+                out.extend_from_slice(&self.text[run]);
+                run = line;
+            }
+        }
+        out.extend_from_slice(&self.text[run]);
+    }
+
     /// The fields as a map; names and values were judged, so the library takes them.
     pub(super) fn to_map(&self) -> Result<HeaderMap, http::Error> {
         let mut map = HeaderMap::new();
