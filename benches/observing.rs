@@ -46,7 +46,7 @@ fn line_of_a_request(bencher: divan::Bencher<'_, '_>, format: Format) {
         time: SystemTime::now(),
         site: "shop",
         host: "shop.example",
-        client: &ClientText::new([203, 0, 113, 9].into(), 443),
+        client: &ClientText::new([203, 0, 113, 9].into(), 443, "https"),
         client_port: 50_123,
         method: "GET",
         path: "/some/path/of/usual/length.html?page=2",

@@ -80,8 +80,7 @@ fn request_screened(bencher: Bencher<'_, '_>) {
 fn request_screened_and_written(bencher: Bencher<'_, '_>) {
     let policy = Policy::default();
     let forward = Forward {
-        client: &ClientText::new([192, 0, 2, 1].into(), 443),
-        proto: "https",
+        client: &ClientText::new([192, 0, 2, 1].into(), 443, "https"),
         trusted: false,
         request_id: "0123456789abcdef",
         host_header: None,

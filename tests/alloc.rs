@@ -41,7 +41,6 @@ fn screen_request(
 ) -> Storage {
     let forward = Forward {
         client,
-        proto: "https",
         trusted: false,
         request_id: "0123456789abcdef",
         host_header: None,
@@ -84,7 +83,7 @@ fn clean_heads_cost_no_allocation() {
         ..sluss::screen::PolicySpec::default()
     };
     let policy = Policy::new(&shadowed).unwrap();
-    let client = ClientText::new([192, 0, 2, 1].into(), 443);
+    let client = ClientText::new([192, 0, 2, 1].into(), 443, "https");
     let (mut storage, mut out) = (Storage::default(), Vec::new());
     let ends: [&[usize]; 3] =
         [&[REQUEST.len()], &[1, 30, 70, 200, REQUEST.len()], &[REQUEST.len() - 1, REQUEST.len()]];

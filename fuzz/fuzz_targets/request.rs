@@ -12,8 +12,7 @@ fuzz_target!(|data: &[u8]| {
     let read = request(data, &mut Scan::default(), &Policy::default(), Storage::default());
     let Ok(Reading::Complete { screened, .. }) = read else { return };
     let forward = Forward {
-        client: &ClientText::new([192, 0, 2, 1].into(), 443),
-        proto: "https",
+        client: &ClientText::new([192, 0, 2, 1].into(), 443, "https"),
         trusted: true,
         request_id: "id",
         host_header: None,

@@ -9,7 +9,7 @@ use crate::refusal::Refusal;
 use crate::screen::ClientText;
 
 static CLIENT: LazyLock<ClientText> =
-    LazyLock::new(|| ClientText::new([203, 0, 113, 9].into(), 443));
+    LazyLock::new(|| ClientText::new([203, 0, 113, 9].into(), 443, "https"));
 
 fn record() -> AccessRecord<'static> {
     AccessRecord {
@@ -61,7 +61,7 @@ fn a_json_line_has_opentelemetry_s_names() {
         status: 503,
         endpoint: "",
         resumed: true,
-        client: &ClientText::new("::ffff:192.0.2.1".parse().unwrap(), 443),
+        client: &ClientText::new("::ffff:192.0.2.1".parse().unwrap(), 443, "https"),
         ..record()
     };
     let value: serde_json::Value = serde_json::from_str(&line(&refused, Format::Json)).unwrap();

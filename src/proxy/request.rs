@@ -122,7 +122,11 @@ impl Handler {
         mut holding: Holding,
         security: Security,
     ) -> Handler {
-        let text = ClientText::new(client.ip(), local.port());
+        let proto = match security {
+            Security::Plain { .. } => "http",
+            Security::Tls { .. } => "https",
+        };
+        let text = ClientText::new(client.ip(), local.port(), proto);
         let connection = Connection { client, text, security };
         holding.gauge.set(ConnectionState::Idle);
         let presence = Presence { holding: RefCell::new(holding), open: Cell::new(0) };
@@ -354,7 +358,6 @@ impl Handler {
         self.admit(route, head, entries).await?;
         let forward = Forward {
             client: &self.connection.text,
-            proto: self.proto(),
             trusted,
             request_id,
             host_header: route.site.host_header.as_deref(),
@@ -428,13 +431,6 @@ impl Handler {
                     None => Reply::Response { head: response.head, body: response.body },
                 })
             }
-        }
-    }
-
-    fn proto(&self) -> &'static str {
-        match self.connection.security {
-            Security::Plain { .. } => "http",
-            Security::Tls { .. } => "https",
         }
     }
 }

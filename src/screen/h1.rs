@@ -8,7 +8,7 @@ use super::known;
 use super::lines::{Line, Look, Scan, line, window};
 use super::policy::Policy;
 use super::rule::{Action, Direction, Rule};
-use super::section::{Form, Part, Section};
+use super::section::{Form, LineSize, Part, Section};
 use super::start_line::{RequestLine, StatusLine, request_line, status_line};
 use super::{Reading, Refused, Screened};
 use super::{class, connection};
@@ -147,10 +147,7 @@ fn incomplete<H>(
 fn fields(section: &mut Section<'_>, window: &[u8], start: usize) -> End {
     let mut at = start;
     loop {
-        if let Some(next) = canonical_line(section, window, at) {
-            at = next;
-            continue;
-        }
+        at = canonical_lines(section, window, at);
         let Some(line) = line(window, at) else { return End::Missing(at) };
         line_ending(section, &line);
         if line.text.is_empty() {
@@ -226,11 +223,27 @@ fn hides_framing(section: &mut Section<'_>, text: &[u8]) -> bool {
     hides
 }
 
-/// Takes a line that is as it should be; returns where the next begins, or `None` where the line
-/// has to be looked at more carefully. Most lines end here, so each of their bytes is looked at
-/// once.
-fn canonical_line(section: &mut Section<'_>, window: &[u8], at: usize) -> Option<usize> {
-    let rest = &window[at..];
+/// Canonical lines that are taken together at most.
+const LINES_TOGETHER: usize = 32;
+
+/// Takes lines that are as they should be; returns where the first begins that has to be looked at
+/// more carefully. Most heads are taken whole in here.
+fn canonical_lines(section: &mut Section<'_>, window: &[u8], start: usize) -> usize {
+    let mut lines = [LineSize::default(); LINES_TOGETHER];
+    let (mut count, mut at) = (0, start);
+    while count < LINES_TOGETHER
+        && let Some(size) = canonical_line(&window[at..])
+    {
+        lines[count] = size;
+        count += 1;
+        at += size.line;
+    }
+    section.canonical_lines(&window[start..at], &lines[..count]);
+    at
+}
+
+/// The size of the line at the front of `rest`, where it is canonical but for its name's case.
+fn canonical_line(rest: &[u8]) -> Option<LineSize> {
     let name_len = class::token_len(rest);
     let [b':', b' ', value @ ..] = &rest[name_len..] else { return None };
     let value_len = class::plain_len(value);
@@ -241,9 +254,7 @@ fn canonical_line(section: &mut Section<'_>, window: &[u8], at: usize) -> Option
     if name_len == 0 || *first == b' ' || *last == b' ' || class::is_blank(*behind) {
         return None;
     }
-    let line_len = name_len + 2 + value_len + 2;
-    section.canonical_line(&rest[..line_len], name_len);
-    Some(at + line_len)
+    Some(LineSize { name: name_len, line: name_len + 2 + value_len + 2 })
 }
 
 /// Judges one line; `line` is not empty.

@@ -14,7 +14,8 @@ use super::target::Authority;
 /// Room for one head, to be used again and again.
 #[derive(Debug, Default)]
 pub struct Storage {
-    /// The request line or status line, then each field as `name: value\r\n`.
+    /// The request line or status line, then each field as `name: value\r\n`. What stands between
+    /// them is no part of the head.
     pub(super) text: Vec<u8>,
     pub(super) fields: Vec<Field>,
     pub(super) authority: Authority,

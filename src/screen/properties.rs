@@ -190,7 +190,7 @@ proptest! {
     #[test]
     fn what_is_forwarded_reads_alike_elsewhere(input in anything()) {
         let forward = Forward {
-            client: &ClientText::new([192, 0, 2, 1].into(), 443), proto: "https", trusted: true,
+            client: &ClientText::new([192, 0, 2, 1].into(), 443, "https"), trusted: true,
             request_id: "i", host_header: None, keep_upgrade: true,
         };
         let read = request(&input, &mut Scan::default(), &Policy::default(), Storage::default());

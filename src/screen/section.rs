@@ -33,6 +33,13 @@ pub(super) enum Form {
     Folded,
 }
 
+/// Bytes of a name, and of the line that it begins with, line end included.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LineSize {
+    pub name: usize,
+    pub line: usize,
+}
+
 /// Whether a field is forwarded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Fate {
@@ -53,6 +60,8 @@ pub(super) struct Section<'p> {
     /// Whether any field stood that only `connection` understands.
     pub has_connection_fields: bool,
     pub has_cookie_crumbs: bool,
+    /// Bytes of lines that stand in the text although they are not kept.
+    passed_over: usize,
     /// Bytes of the Cookie lines so far as they will stand joined, the separator behind them too.
     cookie_bytes: usize,
 }
@@ -81,6 +90,7 @@ impl<'p> Section<'p> {
             host: HostSight::default(),
             has_connection_fields: false,
             has_cookie_crumbs: false,
+            passed_over: 0,
             cookie_bytes: 0,
         }
     }
@@ -108,13 +118,28 @@ impl<'p> Section<'p> {
         self.keep(known, start, name.len(), value.len());
     }
 
-    /// Takes a line that is canonical but for the name's case, line end included: the same, in one
-    /// copy. `line` is plain, `name_len` tchars, a colon and one blank stand at its front.
-    pub(super) fn canonical_line(&mut self, line: &[u8], name_len: usize) {
+    /// Takes lines that are canonical but for the names' case, all in one copy: each is plain, and
+    /// begins with tchars, a colon and one blank. A line that is not kept stays where it is, of no
+    /// field.
+    pub(super) fn canonical_lines(&mut self, lines: &[u8], sizes: &[LineSize]) {
+        let mut start = self.storage.text.len();
+        self.storage.text.extend_from_slice(lines);
+        let mut rest = lines;
+        for size in sizes {
+            let (line, others) = rest.split_at(size.line);
+            if self.canonical_line(line, start, size.name) == Fate::Dropped {
+                self.passed_over += size.line;
+            }
+            start += size.line;
+            rest = others;
+        }
+    }
+
+    /// `line` stands at `start` of the text as it came.
+    #[inline]
+    fn canonical_line(&mut self, line: &[u8], start: usize, name_len: usize) -> Fate {
         let text = &mut self.storage.text;
-        let start = text.len();
         let (name, value) = (&line[..name_len], &line[name_len + 2..line.len() - 2]);
-        text.extend_from_slice(line);
         let key = match line.first_chunk() {
             // What is put down comes from the line, not from its copy: to read what was written a
             // moment ago in other pieces makes the processor wait.
@@ -132,9 +157,10 @@ impl<'p> Section<'p> {
         if !self.is_ordinary(known, &key, start, line.len() - 4)
             && self.fate(known, start, (name, value), Form::OneLine) == Fate::Dropped
         {
-            return self.storage.text.truncate(start);
+            return Fate::Dropped;
         }
         self.keep(known, start, name_len, value.len());
+        Fate::Kept
     }
 
     /// Whether a field of a head is one of the many that no rule is about: what `fate` would say of
@@ -212,7 +238,7 @@ impl<'p> Section<'p> {
         let policy = self.judge.policy();
         line <= FIELD_BYTES_MAX
             && self.storage.fields.len() < policy.fields_max()
-            && start + line + 4 <= policy.head_bytes_max()
+            && start - self.passed_over + line + 4 <= policy.head_bytes_max()
     }
 
     #[cold]

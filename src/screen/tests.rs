@@ -19,12 +19,12 @@ fn read_response(input: &[u8], to: RequestMethod) -> Result<Screened<ResponseHea
     }
 }
 
-static CLIENT: LazyLock<ClientText> = LazyLock::new(|| ClientText::new([192, 0, 2, 7].into(), 443));
+static CLIENT: LazyLock<ClientText> =
+    LazyLock::new(|| ClientText::new([192, 0, 2, 7].into(), 443, "https"));
 
 fn forward() -> Forward<'static> {
     Forward {
         client: &CLIENT,
-        proto: "https",
         trusted: false,
         request_id: "id-1",
         host_header: None,
@@ -66,7 +66,7 @@ fn what_the_client_says_of_itself_is_replaced() {
 
 #[test]
 fn a_trusted_proxy_is_added_to() {
-    let client = &ClientText::new("2001:db8::1".parse().unwrap(), 443);
+    let client = &ClientText::new("2001:db8::1".parse().unwrap(), 443, "https");
     check_forwarded(
         "GET / HTTP/1.1\r\nHost: a.test:444\r\nX-Forwarded-For: 10.0.0.1\r\nX-Forwarded-For: 10.0.0.2\r\n\
          X-Forwarded-Proto: http\r\nForwarded: for=x\r\nVia: 1.1 front\r\n\r\n",

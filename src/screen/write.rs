@@ -5,6 +5,7 @@
 //! buffer without allocation.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
@@ -18,8 +19,6 @@ use super::known::{self, Role};
 pub struct Forward<'a> {
     /// The client.
     pub client: &'a ClientText,
-    /// `https` or `http`.
-    pub proto: &'a str,
     /// Whether the peer is a trusted proxy: its forwarding fields are kept and added to.
     pub trusted: bool,
     /// For X-Request-Id: kept from a trusted client or made.
@@ -30,21 +29,30 @@ pub struct Forward<'a> {
     pub keep_upgrade: bool,
 }
 
-/// A connection's client, its address and the port it came to written once for all its requests.
+/// A connection's client, written once for all its requests.
 #[derive(Clone, Debug)]
 pub struct ClientText {
     ip: IpAddr,
-    ip_text: Box<[u8]>,
-    local_port_text: Box<[u8]>,
+    proto: &'static str,
+    /// The fields that tell of it, one line behind the other.
+    lines: Box<[u8]>,
+    /// Where its address stands in them, and the port it came to.
+    ip_at: Range<usize>,
+    port_at: Range<usize>,
 }
 
 impl ClientText {
-    /// Of a connection from `ip` to `local_port`.
-    pub fn new(ip: IpAddr, local_port: u16) -> ClientText {
+    /// Of a connection from `ip` to `local_port` that speaks `proto`, `https` or `http`.
+    pub fn new(ip: IpAddr, local_port: u16, proto: &'static str) -> ClientText {
+        let mut lines = Vec::with_capacity(128);
         // A dual-stack socket shows IPv4 clients as mapped addresses.
-        let text = |text: String| text.into_bytes().into_boxed_slice();
-        let ip_text = text(ip.to_canonical().to_string());
-        ClientText { ip, ip_text, local_port_text: text(local_port.to_string()) }
+        put(&mut lines, FOR, &[ip.to_canonical().to_string().as_bytes()]);
+        let ip_at = FOR.len() + 2..lines.len() - 2;
+        put(&mut lines, PROTO, &[proto.as_bytes()]);
+        let port_at = lines.len() + PORT.len() + 2;
+        put(&mut lines, PORT, &[decimal_text(local_port.into(), &mut [0; 20])]);
+        let port_at = port_at..lines.len() - 2;
+        ClientText { ip, proto, lines: lines.into_boxed_slice(), ip_at, port_at }
     }
 
     /// Its address.
@@ -54,7 +62,11 @@ impl ClientText {
 
     /// The same as text.
     pub fn ip_text(&self) -> &[u8] {
-        &self.ip_text
+        &self.lines[self.ip_at.clone()]
+    }
+
+    fn port_text(&self) -> &[u8] {
+        &self.lines[self.port_at.clone()]
     }
 }
 
@@ -85,7 +97,12 @@ impl RequestHead {
         }
         out.extend_from_slice(b"\r\n");
         storage.copy_lines(out, |field| self.is_copied(field, forward));
-        self.forwarding(forward, &mut |name, parts| put(out, name, parts));
+        if forward.trusted {
+            self.client_fields(forward, &mut |name, parts| put(out, name, parts));
+        } else {
+            out.extend_from_slice(&forward.client.lines);
+        }
+        self.way_fields(forward, &mut |name, parts| put(out, name, parts));
         match self.framing {
             Framing::Length(length) => put_length(out, length),
             Framing::Chunked | Framing::Stream => out.extend_from_slice(CHUNKED),
@@ -126,12 +143,14 @@ impl RequestHead {
         map.reserve(storage.fields.len() + FORWARDING_FIELDS);
         append_all(map, copied, storage)?;
         let mut refused = None;
-        self.forwarding(forward, &mut |name, parts| match HeaderValue::from_maybe_shared(
-            Bytes::from(parts.concat()),
-        ) {
+        let mut append = |name, parts: &[&[u8]]| match HeaderValue::from_maybe_shared(Bytes::from(
+            parts.concat(),
+        )) {
             Ok(value) => drop(map.append(HeaderName::from_static(name), value)),
             Err(error) => drop(refused.get_or_insert(error.into())),
-        });
+        };
+        self.client_fields(forward, &mut append);
+        self.way_fields(forward, &mut append);
         if self.takes_trailers() {
             map.insert(http::header::TE, HeaderValue::from_static("trailers"));
         }
@@ -170,17 +189,25 @@ impl RequestHead {
         matches!(self.method, RequestMethod::Post | RequestMethod::Put)
     }
 
-    /// The fields that tell of the client and the way.
-    fn forwarding(&self, forward: &Forward<'_>, put: &mut dyn FnMut(&'static str, &[&[u8]])) {
-        let client = &*forward.client.ip_text;
-        self.append(forward, "x-forwarded-for", &[client], put);
-        let has = |name: &str| forward.trusted && self.storage.field(name).is_some();
-        if !has("x-forwarded-proto") {
-            put("x-forwarded-proto", &[forward.proto.as_bytes()]);
+    /// The fields that tell of the client. [`ClientText`] has them as lines for clients of whom
+    /// nothing is believed.
+    fn client_fields(&self, forward: &Forward<'_>, put: &mut dyn FnMut(&'static str, &[&[u8]])) {
+        let client = forward.client;
+        self.append(forward, FOR, &[client.ip_text()], put);
+        if !self.has_trusted(forward, PROTO) {
+            put(PROTO, &[client.proto.as_bytes()]);
         }
-        if !has("x-forwarded-port") {
-            put("x-forwarded-port", &[&forward.client.local_port_text]);
+        if !self.has_trusted(forward, PORT) {
+            put(PORT, &[client.port_text()]);
         }
+    }
+
+    fn has_trusted(&self, forward: &Forward<'_>, name: &str) -> bool {
+        forward.trusted && self.storage.field(name).is_some()
+    }
+
+    /// The fields that tell of the way: for whom the request is, and through whom it goes.
+    fn way_fields(&self, forward: &Forward<'_>, put: &mut dyn FnMut(&'static str, &[&[u8]])) {
         let authority = self.authority();
         let mut own_port = [0; 20];
         let (colon, own_port): (&[u8], &[u8]) = match authority.port() {
@@ -188,13 +215,14 @@ impl RequestHead {
             None => (b"", b""),
         };
         let host = authority.host().as_bytes();
-        if !has("x-forwarded-host") {
+        if !self.has_trusted(forward, "x-forwarded-host") {
             put("x-forwarded-host", &[host, colon, own_port]);
         }
+        let client = forward.client.ip_text();
         // RFC 7239 4: what has a colon or a bracket is quoted.
         let (open, close): (&[u8], &[u8]) =
             if client.contains(&b':') { (b"\"[", b"]\"") } else { (b"", b"") };
-        let proto = forward.proto.as_bytes();
+        let proto = forward.client.proto.as_bytes();
         self.append(
             forward,
             "forwarded",
@@ -368,9 +396,12 @@ fn via(version: Version) -> &'static str {
     }
 }
 
-/// As many as [`RequestHead::forwarding`] puts, and those of framing.
+/// As many as `client_fields` and `way_fields` put, and those of framing.
 const FORWARDING_FIELDS: usize = 10;
 
+const FOR: &str = "x-forwarded-for";
+const PROTO: &str = "x-forwarded-proto";
+const PORT: &str = "x-forwarded-port";
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const CHUNKED: &[u8] = b"transfer-encoding: chunked\r\n";

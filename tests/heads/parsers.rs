@@ -64,8 +64,7 @@ pub fn check_request(input: &[u8]) {
     let read = request(input, &mut Scan::default(), &Policy::default(), Storage::default());
     let Ok(Reading::Complete { screened, .. }) = read else { return };
     let forward = Forward {
-        client: &ClientText::new([192, 0, 2, 1].into(), 443),
-        proto: "https",
+        client: &ClientText::new([192, 0, 2, 1].into(), 443, "https"),
         trusted: true,
         request_id: "id",
         host_header: None,

@@ -98,8 +98,7 @@ impl Edge {
     {
         let head = request(head, &self.policy);
         let forward = Forward {
-            client: &ClientText::new([192, 0, 2, 7].into(), 443),
-            proto: "https",
+            client: &ClientText::new([192, 0, 2, 7].into(), 443, "https"),
             trusted: false,
             request_id: "test",
             host_header: None,
