@@ -342,7 +342,7 @@ def made(folder):
 def main():
     folder = str(pathlib.Path(ARGS.cache).resolve() / f"{ARGS.count}{'-alone' if ARGS.alone else ''}")
     authority = made(folder)
-    print(f"load {os.getloadavg()[0]:.1f}", flush=True)
+    print(f"load {os.getloadavg()[0]:.1f}; {peers.stalls()}", flush=True)
     print("\n| | start to the first handshake | memory | reload, 10 changed | memory after five reloads |\n|---|---|---|---|---|")
     for name, prepare in (("sluss", sluss), *(() if ARGS.alone else (("nginx", nginx), ("haproxy", haproxy)))):
         if prepare is not sluss and not shutil.which(name):

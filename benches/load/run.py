@@ -157,6 +157,7 @@ def main():
     busy = os.getloadavg()[0]
     if busy > 0.5:
         print(f"note: the load average is {busy:.1f}; the goals are for a machine that does nothing else")
+    print(peers.stalls(), flush=True)
     folder = tempfile.mkdtemp(prefix="sluss-load-")
     os.chmod(folder, 0o755)
     try:

@@ -176,6 +176,7 @@ EXPERIMENTS = {
 
 
 def main():
+    print(peers.stalls(), flush=True)
     folder = tempfile.mkdtemp(prefix="sluss-fairness-")
     os.chmod(folder, 0o755)
     lab.certificates(folder)

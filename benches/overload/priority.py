@@ -59,6 +59,7 @@ def measure(name, stage, in_flight, rules, goals):
 
 
 def main():
+    print(peers.stalls(), flush=True)
     folder = tempfile.mkdtemp(prefix="sluss-priority-")
     os.chmod(folder, 0o755)
     lab.certificates(folder)

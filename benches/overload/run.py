@@ -187,6 +187,7 @@ def measure(name, peers_stage):
 
 
 def main():
+    print(peers.stalls(), flush=True)
     folder = tempfile.mkdtemp(prefix="sluss-overload-")
     os.chmod(folder, 0o755)
     lab.certificates(folder)

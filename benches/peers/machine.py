@@ -14,6 +14,27 @@ def free_port():
         return s.getsockname()[1]
 
 
+# Does nothing but look at the clock, and counts what passes between two looks.
+SPIN = """
+import time
+now = time.perf_counter_ns
+begun = last = now(); lost = longest = 0
+while last - begun < {seconds} * 1e9:
+    at = now(); gap = at - last; last = at
+    if gap > 50_000: lost += gap; longest = max(longest, gap)
+print(lost / (last - begun), longest / 1e6)
+"""
+
+
+def stalls(seconds=2):
+    """What of their time the two cores give to nobody here, and for how long at once: p99s within the longest gap say nothing."""
+    spins = [subprocess.Popen(["taskset", "-c", str(cpu), sys.executable, "-c", SPIN.format(seconds=seconds)], stdout=subprocess.PIPE, text=True)
+             for cpu in (0, 1)]
+    told = [spin.communicate()[0].split() for spin in spins]
+    return "machine, busy with nothing: " + "; ".join(f"core {cpu} loses {float(lost):.1%}, {float(longest):.1f} ms at once at most"
+                                                      for cpu, (lost, longest) in enumerate(told))
+
+
 def tree(pid):
     found = [pid]
     for child in subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split():
