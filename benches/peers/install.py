@@ -8,7 +8,7 @@
     python3 benches/peers/install.py pingora    # benches/peers/pingora: the framework's least proxy, BoringSSL
     python3 benches/peers/install.py websocket  # the load of the WebSocket scenarios: a part of sluss
 
-Needs pip, cargo, cmake and a C++ compiler. Compilers run on one core, with the lowest priority.
+Needs pip, cargo, cmake, a C++ compiler and, for Pingora, libclang (Debian: libclang-dev). Compilers run on one core, with the lowest priority.
 nginx and haproxy are left to apt.
 """
 import argparse, os, shutil, subprocess, sys

@@ -59,6 +59,7 @@ pub(super) const RESERVED: u16 = 64;
 
 impl Known {
     const fn new(name: &'static str, role: Role, traits: u16, index: u8) -> Known {
+        assert!(name.len() < 2 * class::BLOCK, "its key has it whole");
         let keeping = match traits {
             _ if traits & HOP != 0 => Keeping::Hop,
             _ if traits & FORWARDING != 0 => Keeping::Forwarding,
