@@ -8,7 +8,7 @@ Three edges stand side by side and take turns: `off` (no access log, nobody scra
 profile, a scrape and a look at the status every second) and `odd` (as `on`, and each answer has a field that is found and
 reported). Counters cannot be turned off: `cargo bench --bench observing` has their share. A round goes through the edges forth
 and back, so that what drifts on the machine is the same for all; the figure to quote is the ratio to `off` in the same round,
-median over the rounds, with its quartiles. The last line is PASS where `on` stays within 5 % for both protocols. Edges on CPU 0, load and origin on CPU 1; needs nginx, h2load, openssl, taskset.
+median over the rounds, with its quartiles. The last line is PASS where `on` stays within 5 % for both protocols, else FAIL and the exit status 1. Edges on CPU 0, load and origin on CPU 1; needs nginx, h2load, openssl, taskset.
 """
 import argparse, json, os, pathlib, shutil, signal, statistics, sys, tempfile, threading, urllib.request
 
@@ -113,6 +113,7 @@ def main():
                       flush=True)
         print("\nlog lines lost:", sum(edge.lines_lost() for edge in edges))
         print("PASS" if all(within) else "FAIL", " everything on costs at most 5 % more CPU time a request than off")
+        return all(within)
     finally:
         for child in reversed(started):
             child.send_signal(signal.SIGTERM)
@@ -129,4 +130,4 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=int, default=1)
     ARGS = parser.parse_args()
-    main()
+    sys.exit(0 if main() else 1)
