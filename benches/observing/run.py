@@ -8,7 +8,8 @@ Three edges stand side by side and take turns: `off` (no access log, nobody scra
 profile, a scrape and a look at the status every second) and `odd` (as `on`, and each answer has a field that is found and
 reported). Counters cannot be turned off: `cargo bench --bench observing` has their share. A round goes through the edges forth
 and back, so that what drifts on the machine is the same for all; the figure to quote is the ratio to `off` in the same round,
-median over the rounds, with its quartiles. The last line is PASS where `on` stays within 5 % for both protocols, else FAIL and the exit status 1. Edges on CPU 0, load and origin on CPU 1; needs nginx, h2load, openssl, taskset.
+median over the rounds, with its quartiles. The last line is PASS where `on` stays within 5 % for both protocols, else FAIL, and the
+exit status 1. Edges on CPU 0, load and origin on CPU 1; needs nginx, h2load, openssl, taskset.
 """
 import argparse, json, os, pathlib, shutil, signal, statistics, sys, tempfile, threading, urllib.request
 

@@ -155,8 +155,8 @@ const fn load(bytes: &[u8]) -> u128 {
     number
 }
 
-/// ASCII in lower case. By its high bit a sum tells whether a byte is large enough; bytes from 0x80,
-/// which could carry into the next, make no name a known one.
+/// ASCII in lower case, for the compiler's table as well. By its high bit a sum tells whether a byte
+/// is large enough; bytes from 0x80, which could carry into the next, make no name a known one.
 const fn lower(bytes: u128) -> u128 {
     let from_a = bytes.wrapping_add(EACH * (0x80 - b'A') as u128);
     let beyond_z = bytes.wrapping_add(EACH * (0x7f - b'Z') as u128);
