@@ -1,17 +1,19 @@
 //! What screening found in live traffic: counts, a few examples of each defect, sparse log lines.
 //!
 //! Everything is bounded and kept apart by site. Whoever floods one site with malformed heads can
-//! push out that site's examples of the same rule and nothing else: at most [`EXAMPLES_PER_RULE`]
-//! are kept of a rule and direction, [`EXAMPLES_PER_SITE`] of a site, none of them larger than
-//! about a kilobyte. One log line a minute goes out for a site's rule and direction, and
-//! [`LINES_PER_SECOND`] in all; what is left out is counted in the next line.
+//! push out that site's examples and no other's: at most [`EXAMPLES_PER_RULE`] are kept of a rule
+//! and direction, [`EXAMPLES_PER_SITE`] of a site, none of them larger than about a kilobyte.
+//! Whoever floods many sites finds [`EXAMPLES_MAX`] kept in all; from then on a site that has
+//! [`EXAMPLES_ALWAYS`] gives up one of its own for each new one. Counts take 32 bytes for each rule
+//! and action seen at a site. One log line a minute goes out for a site's rule, direction and
+//! action, and [`LINES_PER_SECOND`] in all; what is left out is counted in the next line.
 //!
 //! Clean heads never come here. The clock is the caller's.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -24,24 +26,28 @@ pub const EXAMPLES_PER_RULE: usize = 3;
 /// Examples kept of one site.
 pub const EXAMPLES_PER_SITE: usize = 48;
 
+/// Examples kept of all sites together: some 12 MiB.
+pub const EXAMPLES_MAX: usize = 16_384;
+
+/// Examples that a site may have whatever is kept of others.
+pub const EXAMPLES_ALWAYS: usize = 2;
+
 /// Log lines a second, all sites together.
 pub const LINES_PER_SECOND: u32 = 20;
 
-/// Between two log lines of a site's rule and direction.
-const LINE_INTERVAL: Duration = Duration::from_secs(60);
+/// Between two log lines of a site's rule, direction and action, in seconds.
+const LINE_INTERVAL: u64 = 60;
 
 /// Bytes kept of the texts that come from outside.
 const TEXT_BYTES_MAX: usize = 256;
-
-const RULES: usize = Rule::ALL.len();
-const KINDS: usize = RULES * 2;
-const ACTIONS: [Action; 3] = [Action::Note, Action::Repair, Action::Refuse];
 
 /// The findings of all sites. Shared by all threads; outlives reloads.
 #[derive(Debug, Default)]
 pub struct FindingsStore {
     /// `None` gathers heads whose site is not known: refused before their Host was read.
-    sites: RwLock<HashMap<Option<SiteId>, Arc<SiteFindings>>>,
+    sites: RwLock<HashMap<Option<SiteId>, Arc<Mutex<SiteFindings>>>>,
+    /// Examples of all sites. Threads that look at it at once may go beyond the bound by one each.
+    examples: AtomicUsize,
     lines: Mutex<LineBudget>,
 }
 
@@ -101,32 +107,36 @@ pub struct Example {
     pub times: u64,
 }
 
-#[derive(Debug)]
+/// What a rule's findings come to: which way the head went, which rule, what was done.
+type Kind = (Direction, Rule, Action);
+
+#[derive(Debug, Default)]
 struct SiteFindings {
-    /// By kind and action.
-    counts: [[AtomicU64; ACTIONS.len()]; KINDS],
-    shadow_refused: [[AtomicU64; ACTIONS.len()]; KINDS],
-    recent: Mutex<Recent>,
+    /// One for each kind that was seen: a site's code has few defects.
+    seen: Vec<Seen>,
+    examples: Vec<Kept>,
 }
 
 #[derive(Debug)]
-struct Recent {
-    examples: Vec<Kept>,
-    lines: [Line; KINDS],
+struct Seen {
+    kind: Kind,
+    count: u64,
+    shadow_refused: u64,
+    line: Line,
 }
 
 #[derive(Debug)]
 struct Kept {
-    kind: usize,
-    action: Action,
+    kind: Kind,
     example: Example,
 }
 
 /// Logging of one kind.
 #[derive(Clone, Copy, Debug, Default)]
 struct Line {
-    last: Option<SystemTime>,
-    left_out: u64,
+    /// Unix time, seconds; 0 before the first.
+    last: u32,
+    left_out: u32,
 }
 
 #[derive(Debug, Default)]
@@ -147,18 +157,16 @@ impl FindingsStore {
         if findings.is_empty() {
             return;
         }
-        let kept = self.site(site);
+        let of_site = self.site(site);
         for finding in findings {
-            let kind = kind(finding.rule, direction);
-            let action = finding.action as usize;
-            kept.counts[kind][action].fetch_add(1, Ordering::Relaxed);
-            if finding.shadow_refuses {
-                kept.shadow_refused[kind][action].fetch_add(1, Ordering::Relaxed);
-            }
-            let mut recent = unpoisoned(kept.recent.lock());
-            recent.keep(kind, finding, context);
-            if let Some(left_out) = recent.lines[kind].due(context.now, &self.lines) {
-                drop(recent);
+            let kind = (direction, finding.rule, finding.action);
+            let mut kept = unpoisoned(of_site.lock());
+            kept.keep(kind, finding, (context, &self.examples));
+            let seen = kept.seen(kind);
+            seen.count += 1;
+            seen.shadow_refused += u64::from(finding.shadow_refuses);
+            if let Some(left_out) = seen.line.due(context.now, &self.lines) {
+                drop(kept);
                 log(site, direction, finding, (context, left_out));
             }
         }
@@ -166,21 +174,28 @@ impl FindingsStore {
 
     /// Every count that is not 0, by site, direction, rule, action; with examples.
     pub fn report(&self) -> Vec<FindingCount> {
-        self.collect(Recent::examples)
+        self.collect(SiteFindings::examples)
     }
 
     /// As `report`, without examples: for metrics.
     pub fn counts(&self) -> Vec<FindingCount> {
-        self.collect(|_, _, _| Vec::new())
+        self.collect(|_, _| Vec::new())
     }
 
     /// Forgets the sites that are gone. Call after a reload.
     pub fn retain(&self, is_present: impl Fn(&SiteId) -> bool) {
         let mut sites = self.sites.write().unwrap_or_else(PoisonError::into_inner);
-        sites.retain(|site, _| site.as_ref().is_none_or(&is_present));
+        sites.retain(|site, kept| {
+            let stays = site.as_ref().is_none_or(&is_present);
+            if !stays {
+                // What a request that is on its way adds to it now stays counted: at most a few.
+                self.examples.fetch_sub(unpoisoned(kept.lock()).examples.len(), Relaxed);
+            }
+            stays
+        });
     }
 
-    fn site(&self, site: Option<&SiteId>) -> Arc<SiteFindings> {
+    fn site(&self, site: Option<&SiteId>) -> Arc<Mutex<SiteFindings>> {
         let key = site.cloned();
         let sites = self.sites.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = sites.get(&key) {
@@ -191,33 +206,23 @@ impl FindingsStore {
         Arc::clone(sites.entry(key).or_default())
     }
 
-    fn collect(
-        &self,
-        examples: impl Fn(&Recent, usize, Action) -> Vec<Example>,
-    ) -> Vec<FindingCount> {
+    fn collect(&self, examples: impl Fn(&SiteFindings, Kind) -> Vec<Example>) -> Vec<FindingCount> {
         let sites: Vec<_> = {
             let sites = self.sites.read().unwrap_or_else(PoisonError::into_inner);
             sites.iter().map(|(name, site)| (name.clone(), Arc::clone(site))).collect()
         };
         let mut counts = Vec::new();
         for (name, site) in sites {
-            let recent = unpoisoned(site.recent.lock());
-            for (direction, rule, action) in all_kinds() {
-                let kind = kind(rule, direction);
-                let count = site.counts[kind][action as usize].load(Ordering::Relaxed);
-                if count > 0 {
-                    let shadow = &site.shadow_refused[kind][action as usize];
-                    counts.push(FindingCount {
-                        site: name.as_ref().map(|site| site.as_str().to_owned()),
-                        direction,
-                        rule,
-                        action,
-                        count,
-                        shadow_refused: shadow.load(Ordering::Relaxed),
-                        examples: examples(&recent, kind, action),
-                    });
-                }
-            }
+            let kept = unpoisoned(site.lock());
+            counts.extend(kept.seen.iter().map(|seen| FindingCount {
+                site: name.as_ref().map(|site| site.as_str().to_owned()),
+                direction: seen.kind.0,
+                rule: seen.kind.1,
+                action: seen.kind.2,
+                count: seen.count,
+                shadow_refused: seen.shadow_refused,
+                examples: examples(&kept, seen.kind),
+            }));
         }
         counts.sort_by(|a, b| {
             (&a.site, a.direction, a.rule, a.action).cmp(&(&b.site, b.direction, b.rule, b.action))
@@ -226,20 +231,24 @@ impl FindingsStore {
     }
 }
 
-impl Default for SiteFindings {
-    fn default() -> SiteFindings {
-        let zeroes = || std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0)));
-        let recent = Recent { examples: Vec::new(), lines: [Line::default(); KINDS] };
-        SiteFindings { counts: zeroes(), shadow_refused: zeroes(), recent: Mutex::new(recent) }
+impl SiteFindings {
+    fn seen(&mut self, kind: Kind) -> &mut Seen {
+        let at = self.seen.iter().position(|seen| seen.kind == kind).unwrap_or_else(|| {
+            self.seen.push(Seen { kind, count: 0, shadow_refused: 0, line: Line::default() });
+            self.seen.len() - 1
+        });
+        &mut self.seen[at]
     }
-}
 
-impl Recent {
-    fn keep(&mut self, kind: usize, finding: &Finding, context: FindingContext<'_>) {
+    fn keep(
+        &mut self,
+        kind: Kind,
+        finding: &Finding,
+        (context, total): (FindingContext<'_>, &AtomicUsize),
+    ) {
         let now = unix(context.now);
         let same = self.examples.iter_mut().find(|kept| {
             kept.kind == kind
-                && kept.action == finding.action
                 && kept.example.field == finding.field
                 && kept.example.excerpt == finding.excerpt
         });
@@ -258,30 +267,34 @@ impl Recent {
             last_seen: now,
             times: 1,
         };
-        let kept = Kept { kind, action: finding.action, example };
-        match self.victim(kind) {
+        let kept = Kept { kind, example };
+        match self.victim(kind, total.load(Relaxed) < EXAMPLES_MAX) {
             Some(at) => self.examples[at] = kept,
-            None => self.examples.push(kept),
+            None => {
+                self.examples.push(kept);
+                total.fetch_add(1, Relaxed);
+            }
         }
     }
 
-    /// Which example gives way to a new one of `kind`: the oldest of the kind where it has its
-    /// share; where the site has its share, the oldest of all.
-    fn victim(&self, kind: usize) -> Option<usize> {
+    /// Which example gives way to a new one of `kind`: the oldest of its rule and direction where
+    /// they have their share; where the site has its share, or more than it always may and there is
+    /// no room in all, the oldest of all.
+    fn victim(&self, (direction, rule, _): Kind, is_room: bool) -> Option<usize> {
         let oldest = |of: &dyn Fn(&Kept) -> bool| {
             let candidates = self.examples.iter().enumerate().filter(|(_, kept)| of(kept));
             candidates.min_by_key(|(_, kept)| kept.example.last_seen).map(|(at, _)| at)
         };
-        let of_kind = self.examples.iter().filter(|kept| kept.kind == kind).count();
-        if of_kind >= EXAMPLES_PER_RULE {
-            return oldest(&|kept| kept.kind == kind);
+        let same = |kept: &Kept| (kept.kind.0, kept.kind.1) == (direction, rule);
+        let share = if is_room { EXAMPLES_PER_SITE } else { EXAMPLES_ALWAYS };
+        if self.examples.iter().filter(|kept| same(kept)).count() >= EXAMPLES_PER_RULE {
+            return oldest(&same);
         }
-        if self.examples.len() >= EXAMPLES_PER_SITE { oldest(&|_| true) } else { None }
+        if self.examples.len() >= share { oldest(&|_| true) } else { None }
     }
 
-    fn examples(&self, kind: usize, action: Action) -> Vec<Example> {
-        let of_kind =
-            self.examples.iter().filter(|kept| kept.kind == kind && kept.action == action);
+    fn examples(&self, kind: Kind) -> Vec<Example> {
+        let of_kind = self.examples.iter().filter(|kept| kept.kind == kind);
         let mut examples: Vec<Example> = of_kind.map(|kept| kept.example.clone()).collect();
         examples.sort_by_key(|example| std::cmp::Reverse(example.last_seen));
         examples
@@ -303,15 +316,14 @@ impl Example {
 
 impl Line {
     /// Whether a line is due: then how many were left out since the last.
-    fn due(&mut self, now: SystemTime, budget: &Mutex<LineBudget>) -> Option<u64> {
-        let waits = self
-            .last
-            .is_some_and(|last| now.duration_since(last).is_ok_and(|since| since < LINE_INTERVAL));
-        if waits || !unpoisoned(budget.lock()).spend(unix(now)) {
-            self.left_out += 1;
+    fn due(&mut self, now: SystemTime, budget: &Mutex<LineBudget>) -> Option<u32> {
+        let second = unix(now);
+        let waits = self.last > 0 && second.saturating_sub(u64::from(self.last)) < LINE_INTERVAL;
+        if waits || !unpoisoned(budget.lock()).spend(second) {
+            self.left_out = self.left_out.saturating_add(1);
             return None;
         }
-        self.last = Some(now);
+        self.last = u32::try_from(second).unwrap_or(u32::MAX);
         Some(std::mem::take(&mut self.left_out))
     }
 }
@@ -330,7 +342,7 @@ fn log(
     site: Option<&SiteId>,
     direction: Direction,
     finding: &Finding,
-    (context, left_out): (FindingContext<'_>, u64),
+    (context, left_out): (FindingContext<'_>, u32),
 ) {
     let site = site.map_or("", SiteId::as_str);
     let (rule, action) = (finding.rule.code(), finding.action.label());
@@ -367,18 +379,6 @@ fn log(
     }
 }
 
-fn kind(rule: Rule, direction: Direction) -> usize {
-    direction as usize * RULES + rule as usize
-}
-
-fn all_kinds() -> impl Iterator<Item = (Direction, Rule, Action)> {
-    Direction::ALL.into_iter().flat_map(|direction| {
-        Rule::ALL
-            .into_iter()
-            .flat_map(move |rule| ACTIONS.into_iter().map(move |action| (direction, rule, action)))
-    })
-}
-
 fn bounded(text: &str) -> String {
     text[..text.floor_char_boundary(TEXT_BYTES_MAX)].to_owned()
 }
@@ -402,6 +402,8 @@ fn unpoisoned<'a, T>(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::screen::Policy;
 
@@ -475,6 +477,35 @@ mod tests {
         let kept: usize = store.report().iter().map(|row| row.examples.len()).sum();
         assert_eq!(kept, EXAMPLES_PER_SITE);
         assert!(store.counts().iter().all(|row| row.examples.is_empty() && row.site.is_none()));
+    }
+
+    #[test]
+    fn a_flood_over_many_sites_is_bounded_and_a_site_behind_it_still_has_its_examples() {
+        let store = FindingsStore::default();
+        let all = || store.report().iter().map(|row| row.examples.len()).sum::<usize>();
+        let sites = 5_000;
+        let rules = [Rule::ObsFold, Rule::FieldValueControl, Rule::FieldNameInvalid];
+        for at in 0..sites {
+            let site = site(&format!("s{at}"));
+            for (rule, field) in rules.iter().flat_map(|rule| [(rule, "x"), (rule, "y")]) {
+                let found = [finding(*rule, field)];
+                store.record(Some(&site), Direction::Request, &found, context(1));
+            }
+        }
+        let flooded = all();
+        assert!(flooded >= EXAMPLES_MAX, "{flooded}");
+        assert!(flooded <= EXAMPLES_MAX + sites * EXAMPLES_ALWAYS, "{flooded}");
+        let own = site("last");
+        for (second, field) in [(2, "first"), (3, "second"), (4, "third")] {
+            let found = [finding(Rule::ObsFold, field)];
+            store.record(Some(&own), Direction::Response, &found, context(second));
+        }
+        let row = store.report().into_iter().find(|row| row.site.as_deref() == Some("last"));
+        let row = row.unwrap();
+        let fields: Vec<_> = row.examples.iter().map(|example| example.field.as_str()).collect();
+        assert_eq!((row.count, fields), (3, vec!["third", "second"]));
+        store.retain(|site| *site == own);
+        assert_eq!((all(), store.examples.load(Relaxed)), (2, 2));
     }
 
     #[test]

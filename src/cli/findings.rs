@@ -16,6 +16,9 @@ use crate::admin::{FindingExample, FindingRow, SitesPage};
 /// Sites named in one message; the rest are counted.
 const SITES_NAMED: usize = 8;
 
+/// Findings shown where no other number is asked for: what a person reads.
+const SHOWN: usize = 50;
+
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -23,6 +26,9 @@ pub(super) struct Arguments {
     /// Only this site's
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
+    /// Show so many at most, the most frequent; --json has all of them
+    #[arg(long, value_name = "NUMBER", default_value_t = SHOWN)]
+    limit: usize,
     /// Only what went through and the shadow profile would have refused
     #[arg(long)]
     would_refuse: bool,
@@ -48,17 +54,18 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Ok(rows) => rows,
         Err(error) => return failed(&error),
     };
-    let shown = match arguments.would_refuse {
+    let shown: Vec<FindingRow> = match arguments.would_refuse {
         true => rows.iter().filter(|row| would_be_refused(row) > 0).cloned().collect(),
         false => rows.clone(),
     };
+    let list = List { rows: &shown, limit: arguments.limit, colours: colours() };
     match (arguments.json, arguments.would_refuse) {
         (true, _) => match serde_json::to_value(&shown) {
             Ok(value) => print_json(&value),
             Err(error) => return failed(&error.into()),
         },
-        (false, true) => print(&would_refuse(&shown, colours())),
-        (false, false) => print(&text(&shown, colours())),
+        (false, true) => print(&list.would_refuse()),
+        (false, false) => print(&list.text()),
     }
     if arguments.would_refuse
         && let Some(unjudged) = unjudged(&rows)
@@ -74,51 +81,11 @@ fn is_served(edge: &Edge, site: &str) -> anyhow::Result<bool> {
     Ok(page.sites.iter().any(|row| row.summary.site == site))
 }
 
-/// The counts as a table, then what each rule means with an example.
-fn text(rows: &[FindingRow], colours: bool) -> String {
-    if rows.is_empty() {
-        return "no odd head was seen\n".to_owned();
-    }
-    let mut table = Table::new([
-        words("site"),
-        words("direction"),
-        words("rule"),
-        words("action"),
-        numbers("count"),
-        numbers("shadow refused"),
-        numbers("reject would"),
-    ]);
-    let plain = |text: &str| (text.to_owned(), Colour::Plain);
-    for row in rows {
-        let colour = match row.action.as_str() {
-            "refuse" => Colour::Bad,
-            "repair" => Colour::Warn,
-            _ => Colour::Plain,
-        };
-        table.row([
-            plain(site(row)),
-            plain(&row.direction),
-            plain(&row.rule),
-            (row.action.clone(), colour),
-            plain(&row.count.to_string()),
-            plain(&row.shadow_refused.to_string()),
-            plain(&stricter(row).to_string()),
-        ]);
-    }
-    let mut out = table.text(colours);
-    let stricter: u64 = rows.iter().map(stricter).sum();
-    let _ = writeln!(
-        out,
-        "\nof what went through, the profile \"reject\" would refuse what has these {stricter} findings; one \
-         message may have several"
-    );
-    for row in rows {
-        meaning(&mut out, row, colours);
-        if let Some(example) = row.examples.first() {
-            seen(&mut out, example, colours);
-        }
-    }
-    out
+/// Findings as they are told to a person.
+struct List<'a> {
+    rows: &'a [FindingRow],
+    limit: usize,
+    colours: bool,
 }
 
 /// What `reject` would refuse that went through: it refuses every defect.
@@ -131,49 +98,128 @@ fn would_be_refused(row: &FindingRow) -> u64 {
     if row.action == "refuse" { 0 } else { row.shadow_refused }
 }
 
-/// What would break under the shadow profile, then each with what is known of it.
-fn would_refuse(rows: &[FindingRow], colours: bool) -> String {
-    if rows.is_empty() {
-        return "nothing that went through would have been refused\n".to_owned();
+impl List<'_> {
+    /// The most frequent in the order in which the edge tells them, and how many are left out.
+    fn shown(&self) -> (Vec<&FindingRow>, usize) {
+        let mut by_count: Vec<(usize, &FindingRow)> = self.rows.iter().enumerate().collect();
+        by_count.sort_by_key(|(_, row)| std::cmp::Reverse(row.count));
+        by_count.truncate(self.limit);
+        by_count.sort_by_key(|(at, _)| *at);
+        let left_out = self.rows.len() - by_count.len();
+        (by_count.into_iter().map(|(_, row)| row).collect(), left_out)
     }
-    let mut table = Table::new([
-        words("site"),
-        words("direction"),
-        words("rule"),
-        words("now"),
-        words("shadow"),
-        numbers("would refuse"),
-        words("last seen"),
-    ]);
-    let plain = |text: &str| (text.to_owned(), Colour::Plain);
-    for row in rows {
-        table.row([
-            plain(site(row)),
-            plain(&row.direction),
-            plain(&row.rule),
-            (row.action.clone(), Colour::Warn),
-            plain(if row.shadow.is_empty() { "(no more)" } else { &row.shadow }),
-            (would_be_refused(row).to_string(), Colour::Bad),
-            plain(&last_seen(row)),
-        ]);
-    }
-    let mut out = table.text(colours);
-    let times: u64 = rows.iter().map(would_be_refused).sum();
-    let sites: BTreeSet<&str> = rows.iter().map(site).collect();
-    let sites: Vec<&str> = sites.into_iter().collect();
-    let _ = writeln!(
-        out,
-        "\nof what went through, the shadow profile would have refused what has these {times} findings (one \
-         message may have several); sites that would break: {}",
-        sites.join(", ")
-    );
-    for row in rows {
-        meaning(&mut out, row, colours);
-        for example in &row.examples {
-            seen(&mut out, example, colours);
+
+    fn left_out(left_out: usize) -> String {
+        match left_out {
+            0 => String::new(),
+            1 => "1 rarer finding is not shown: --site NAME, --limit NUMBER or --json\n".to_owned(),
+            more => format!(
+                "{more} rarer findings are not shown: --site NAME, --limit NUMBER or --json\n"
+            ),
         }
     }
-    out
+
+    /// The counts as a table, then what each rule means with its examples.
+    fn text(&self) -> String {
+        if self.rows.is_empty() {
+            return "no odd head was seen\n".to_owned();
+        }
+        let (rows, left_out) = self.shown();
+        let mut table = Table::new([
+            words("site"),
+            words("direction"),
+            words("rule"),
+            words("action"),
+            numbers("count"),
+            numbers("shadow refused"),
+            numbers("reject would"),
+            words("last seen"),
+        ]);
+        let plain = |text: &str| (text.to_owned(), Colour::Plain);
+        for row in &rows {
+            let colour = match row.action.as_str() {
+                "refuse" => Colour::Bad,
+                "repair" => Colour::Warn,
+                _ => Colour::Plain,
+            };
+            table.row([
+                plain(site(row)),
+                plain(&row.direction),
+                plain(&row.rule),
+                (row.action.clone(), colour),
+                plain(&row.count.to_string()),
+                plain(&row.shadow_refused.to_string()),
+                plain(&stricter(row).to_string()),
+                plain(&last_seen(row)),
+            ]);
+        }
+        let mut out = table.text(self.colours) + &List::left_out(left_out);
+        let stricter: u64 = self.rows.iter().map(stricter).sum();
+        let _ = writeln!(
+            out,
+            "\nof what went through, the profile \"reject\" would refuse what has these {stricter} findings; \
+             one message may have several"
+        );
+        for row in rows {
+            self.meaning(&mut out, row);
+        }
+        out
+    }
+
+    /// What would break under the shadow profile, then each with what is known of it.
+    fn would_refuse(&self) -> String {
+        if self.rows.is_empty() {
+            return "nothing that went through would have been refused\n".to_owned();
+        }
+        let (rows, left_out) = self.shown();
+        let mut table = Table::new([
+            words("site"),
+            words("direction"),
+            words("rule"),
+            words("now"),
+            words("shadow"),
+            numbers("would refuse"),
+            words("last seen"),
+        ]);
+        let plain = |text: &str| (text.to_owned(), Colour::Plain);
+        for row in &rows {
+            table.row([
+                plain(site(row)),
+                plain(&row.direction),
+                plain(&row.rule),
+                (row.action.clone(), Colour::Warn),
+                plain(if row.shadow.is_empty() { "(no more)" } else { &row.shadow }),
+                (would_be_refused(row).to_string(), Colour::Bad),
+                plain(&last_seen(row)),
+            ]);
+        }
+        let mut out = table.text(self.colours) + &List::left_out(left_out);
+        let times: u64 = self.rows.iter().map(would_be_refused).sum();
+        let sites: BTreeSet<&str> = self.rows.iter().map(site).collect();
+        let sites: Vec<&str> = sites.into_iter().collect();
+        let _ = writeln!(
+            out,
+            "\nof what went through, the shadow profile would have refused what has these {times} findings \
+             (one message may have several); sites that would break: {}",
+            sites.join(", ")
+        );
+        for row in rows {
+            self.meaning(&mut out, row);
+        }
+        out
+    }
+
+    /// What a finding means, what to do, and its examples.
+    fn meaning(&self, out: &mut String, row: &FindingRow) {
+        let section =
+            if row.section.is_empty() { String::new() } else { format!(" ({})", row.section) };
+        let name = paint(site(row), Colour::Plain, self.colours);
+        let _ = writeln!(out, "\n{name} {} {}: {}{section}", row.direction, row.rule, row.explain);
+        let _ = writeln!(out, "    what to do: {}", row.remedy);
+        for example in &row.examples {
+            seen(out, example, self.colours);
+        }
+    }
 }
 
 /// Which sites' findings no shadow profile judges: what they would break is not known.
@@ -195,21 +241,16 @@ fn unjudged(rows: &[FindingRow]) -> Option<String> {
 }
 
 fn last_seen(row: &FindingRow) -> String {
-    let latest = row.examples.iter().map(|example| example.last_seen_unix).max();
-    let time = latest.and_then(|latest| OffsetDateTime::from_unix_timestamp(latest).ok());
+    row.examples.iter().map(|example| example.last_seen_unix).max().map_or(String::new(), moment)
+}
+
+fn moment(unix: i64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(unix).ok();
     time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
 fn site(row: &FindingRow) -> &str {
     if row.site.is_empty() { "(none)" } else { &row.site }
-}
-
-fn meaning(out: &mut String, row: &FindingRow, colours: bool) {
-    let section =
-        if row.section.is_empty() { String::new() } else { format!(" ({})", row.section) };
-    let name = paint(site(row), Colour::Plain, colours);
-    let _ = writeln!(out, "\n{name} {} {}: {}{section}", row.direction, row.rule, row.explain);
-    let _ = writeln!(out, "    what to do: {}", row.remedy);
 }
 
 fn seen(out: &mut String, example: &FindingExample, colours: bool) {
@@ -220,9 +261,17 @@ fn seen(out: &mut String, example: &FindingExample, colours: bool) {
         field => format!("{}: ", clean(field)),
     };
     let _ = writeln!(out, "    {} {field}{}", quiet("example:"), clean(&example.excerpt));
+    if !example.hex.is_empty() {
+        let _ = writeln!(out, "    {} {}", quiet("in hex:"), clean(&example.hex));
+    }
     let upstream = example.upstream.as_deref().map_or(String::new(), |u| format!(" from {u}"));
     let (request, id) = (clean(&example.request_line), clean(&example.request_id));
-    let _ = writeln!(out, "    {} {request}{upstream}, request {id}", quiet("seen with:"));
+    let last = moment(example.last_seen_unix);
+    let when = match example.times {
+        1 => format!("at {last}"),
+        times => format!("{times} times from {} to {last}", moment(example.first_seen_unix)),
+    };
+    let _ = writeln!(out, "    {} {request}{upstream}, request {id}, {when}", quiet("seen with:"));
 }
 
 #[cfg(test)]
@@ -246,10 +295,22 @@ mod tests {
                 excerpt: "b\u{7}".into(),
                 request_line: "GET /".into(),
                 request_id: "1f".into(),
+                hex: "62 07".into(),
+                first_seen_unix: 1_795_408_100,
                 last_seen_unix: 1_795_408_200,
+                times: 3,
                 ..FindingExample::default()
             }],
         }
+    }
+
+    const EXAMPLE: &str = "    example: x-a: b?
+    in hex: 62 07
+    seen with: GET /, request 1f, 3 times from 2026-11-23T04:28:20Z to 2026-11-23T04:30:00Z
+";
+
+    fn list(rows: &[FindingRow]) -> List<'_> {
+        List { rows, limit: SHOWN, colours: false }
     }
 
     #[track_caller]
@@ -259,17 +320,20 @@ mod tests {
 
     #[test]
     fn findings_come_with_an_example_each() {
-        let text = text(&[row("shop", "repair", 0)], false);
-        holds(&text, "shop  response   obs-fold  repair     12               0            12\n");
+        let text = list(&[row("shop", "repair", 0)]).text();
+        holds(
+            &text,
+            "shop  response   obs-fold  repair     12               0            12  2026-11-23T04:30:00Z\n",
+        );
         holds(&text, "\"reject\" would refuse what has these 12 findings;");
         holds(&text, "shop response obs-fold: a folded line (RFC 9112 5.2)\n");
-        holds(&text, "    example: x-a: b?\n    seen with: GET /, request 1f\n");
+        holds(&text, EXAMPLE);
     }
 
     #[test]
     fn what_would_break_is_listed_by_site_and_rule() {
         let rows = [row("blog", "note", 3), row("shop", "repair", 4)];
-        let text = would_refuse(&rows, false);
+        let text = list(&rows).would_refuse();
         holds(
             &text,
             "shop  response   obs-fold  repair  reject             4  2026-11-23T04:30:00Z\n",
@@ -279,7 +343,23 @@ mod tests {
             "would have refused what has these 7 findings (one message may have several); sites that \
              would break: blog, shop\n",
         );
-        holds(&text, "    example: x-a: b?\n    seen with: GET /, request 1f\n");
+        holds(&text, EXAMPLE);
+    }
+
+    #[test]
+    fn the_most_frequent_are_shown_and_the_others_counted() {
+        let mut rows: Vec<FindingRow> =
+            (0..5).map(|at| row(&format!("s{at}"), "repair", 0)).collect();
+        rows[1].count = 100;
+        rows[4].count = 50;
+        let text = List { limit: 2, ..list(&rows) }.text();
+        let named: Vec<&str> = ["s0", "s1", "s2", "s3", "s4"]
+            .into_iter()
+            .filter(|site| text.contains(&format!("\n{site} response obs-fold: ")))
+            .collect();
+        assert_eq!(named, ["s1", "s4"]);
+        holds(&text, "\n3 rarer findings are not shown: --site NAME, --limit NUMBER or --json\n");
+        holds(&text, "would refuse what has these 186 findings;");
     }
 
     #[test]

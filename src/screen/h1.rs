@@ -200,10 +200,12 @@ fn folded(section: &mut Section<'_>, window: &[u8], start: usize) -> Option<usiz
         joined.extend_from_slice(text);
         at = piece.next;
     }
-    let name = joined.split(|b| *b == b':').next().unwrap_or_default();
+    let colon = memchr::memchr(b':', &joined).unwrap_or(joined.len());
+    let (name, value) =
+        (&joined[..colon], class::trim(joined.get(colon + 1..).unwrap_or_default()));
     if class::is_blank(joined[0]) {
         // Goes on from the start line: told as leading fold.
-    } else if !hidden && section.judge.find(Rule::ObsFold, name, &joined[..]) == Action::Refuse {
+    } else if !hidden && section.judge.find(Rule::ObsFold, name, value) == Action::Refuse {
         return Some(at);
     }
     field_line(section, &joined, Form::Folded);
@@ -286,12 +288,13 @@ fn odd_line(section: &mut Section<'_>, line: &[u8], form: Form) {
     if name.is_empty() {
         judge.find(Rule::FieldNameEmpty, b"", line);
     } else if class::is_token(stripped) {
-        let action = judge.find(Rule::FieldNameTrailingSpace, name, &line[colon + 1..]);
+        let action =
+            judge.find(Rule::FieldNameTrailingSpace, name, class::trim(&line[colon + 1..]));
         if action != Action::Refuse {
             section.field(stripped, class::trim(&line[colon + 1..]), form);
         }
     } else {
-        judge.find(Rule::FieldNameInvalid, name, &line[colon + 1..]);
+        judge.find(Rule::FieldNameInvalid, name, class::trim(&line[colon + 1..]));
     }
 }
 

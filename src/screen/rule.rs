@@ -222,6 +222,7 @@ pub struct UnknownName(pub &'static str);
 
 #[cfg(test)]
 mod tests {
+    use super::super::policy::{PolicySpec, RulesVersion};
     use super::*;
 
     #[test]
@@ -239,6 +240,59 @@ mod tests {
             }
         }
         assert_eq!("obs-folded".parse::<Rule>(), Err(UnknownName("rule")));
+    }
+
+    /// Code, default action for requests and for responses, and whether it is cosmetic, as edition
+    /// 2026-11 has them for good: what is to be otherwise is a new edition.
+    const EDITION_2026_11: &str = "\
+field-name-invalid repair repair
+field-name-reserved repair -
+field-name-empty repair repair
+field-no-colon repair repair
+field-name-trailing-space refuse repair
+field-value-control repair repair
+near-miss-framing refuse refuse
+content-type-invalid repair repair cosmetic
+field-value-obs-text note note cosmetic
+obs-fold repair repair
+leading-fold refuse repair
+line-ending repair repair
+duplicate-singleton repair repair cosmetic
+content-length-list repair repair
+content-length-invalid refuse refuse
+framing-conflict refuse refuse
+transfer-encoding-invalid refuse refuse
+host refuse -
+request-line refuse -
+status-line - repair
+chunk refuse refuse
+connection-option repair repair
+shadowed-field repair note
+oversize repair repair
+body-forbidden refuse repair
+trailer-forbidden repair repair
+pseudo-header refuse refuse
+connection-specific refuse refuse
+message-malformed refuse refuse
+upgrade-invalid repair repair
+expect-invalid repair -
+date-invalid note note cosmetic
+";
+
+    #[test]
+    fn the_first_edition_stays_as_it_is_and_is_what_judges_where_none_is_named() {
+        let action =
+            |rule: Rule, direction| rule.default_action(direction).map_or("-", Action::label);
+        let mut edition = String::new();
+        for rule in Rule::ALL {
+            let (request, response) =
+                (action(rule, Direction::Request), action(rule, Direction::Response));
+            let cosmetic = if rule.facts().cosmetic { " cosmetic" } else { "" };
+            edition += &format!("{rule} {request} {response}{cosmetic}\n");
+        }
+        assert_eq!(edition, EDITION_2026_11);
+        assert_eq!(PolicySpec::default().rules_version.label(), "2026-11");
+        assert_eq!(RulesVersion::default().label(), "2026-11");
     }
 
     #[test]
