@@ -33,8 +33,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// than a second at 5,000.
 const BUFFER_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// At this fill the writer is told to come at once.
-const BUFFER_BYTES_HURRY: usize = BUFFER_BYTES_MAX / 2;
+/// At this fill the writer is told to come at once: what it writes is still in the processor's
+/// cache, and the next lines come into memory that is there too.
+const BUFFER_BYTES_HURRY: usize = 128 * 1024;
 
 /// A write that takes longer is a stalled device.
 const STALLED_AFTER: Duration = Duration::from_secs(1);

@@ -6,6 +6,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use wide::u8x16;
+
 use crate::refusal::Refusal;
 use crate::screen::ClientText;
 
@@ -23,7 +25,7 @@ pub enum Format {
 pub struct AccessRecord<'a> {
     /// When its first byte came.
     pub time: SystemTime,
-    /// The site's name; empty where none was found.
+    /// The site's name, a [`SiteId`](crate::names::SiteId); empty where none was found.
     pub site: &'a str,
     /// The host it was sent to; empty where none was readable.
     pub host: &'a str,
@@ -57,7 +59,7 @@ pub struct AccessRecord<'a> {
     pub resumed: bool,
     /// Why it was refused, if it was.
     pub refusal: Option<Refusal>,
-    /// The request's id, as sent upstream.
+    /// The request's id, as sent upstream: letters, digits and `-_.:=+/`.
     pub request_id: &'a str,
     /// The endpoint's URL; empty where none was asked.
     pub endpoint: &'a str,
@@ -182,10 +184,10 @@ impl AccessRecord<'_> {
             true => b",\"tls.resumed\":true",
             false => b",\"tls.resumed\":false",
         });
-        member(out, b",\"sluss.site\":\"", self.site.as_bytes(), FIELD_BYTES_MAX);
+        own_member(out, b",\"sluss.site\":\"", self.site);
         let refusal = self.refusal.map_or("", Refusal::label);
         own_member(out, b",\"error.type\":\"", refusal);
-        member(out, b",\"sluss.request.id\":\"", self.request_id.as_bytes(), FIELD_BYTES_MAX);
+        own_member(out, b",\"sluss.request.id\":\"", self.request_id);
         member(out, b",\"sluss.endpoint\":\"", self.endpoint.as_bytes(), FIELD_BYTES_MAX);
         member(out, b",\"user_agent.original\":\"", self.user_agent, FIELD_BYTES_MAX);
         member(out, b",\"http.request.header.referer\":\"", self.referer, FIELD_BYTES_MAX);
@@ -258,12 +260,17 @@ fn seconds(out: &mut Vec<u8>, time: Duration) {
     if time.is_zero() {
         return out.extend_from_slice(b"0.000000");
     }
-    number(out, time.as_secs());
     let micros = u64::from(time.subsec_micros());
     let [a, b] = pair(micros / 10_000);
     let [c, d] = pair(micros / 100 % 100);
     let [e, f] = pair(micros % 100);
-    out.extend_from_slice(&[b'.', a, b, c, d, e, f]);
+    match time.as_secs() {
+        whole @ 0..10 => out.extend_from_slice(&[b'0' + whole as u8, b'.', a, b, c, d, e, f]),
+        whole => {
+            number(out, whole);
+            out.extend_from_slice(&[b'.', a, b, c, d, e, f]);
+        }
+    }
 }
 
 /// Text between quotes, escaped as nginx does: what is not printable ASCII becomes `\xHH`.
@@ -316,9 +323,11 @@ fn member<const N: usize>(out: &mut Vec<u8>, begin: &[u8; N], value: &[u8], byte
     out.push(b'"');
 }
 
-/// The same for the edge's own short words, which need no escape.
+/// The same for the edge's own words and for what it let in as a name: sites' names and requests'
+/// ids are short and of letters, digits and a few signs that need no escape.
 #[inline]
-fn own_member<const N: usize>(out: &mut Vec<u8>, begin: &[u8; N], value: &'static str) {
+fn own_member<const N: usize>(out: &mut Vec<u8>, begin: &[u8; N], value: &str) {
+    debug_assert!(value.len() <= FIELD_BYTES_MAX && is_clean(value.as_bytes()), "{value:?}");
     if value.is_empty() {
         return;
     }
@@ -337,11 +346,23 @@ fn json(out: &mut Vec<u8>, bytes: &[u8], bytes_max: usize) {
     json_escaped(out, bytes, bytes_max);
 }
 
-/// Whether JSON text can be these bytes as they are. All of them are looked at, without a branch
-/// for each, so that the compiler compares sixteen at a time.
+/// Whether JSON text can be these bytes as they are, sixteen at a time.
+#[inline]
 fn is_clean(bytes: &[u8]) -> bool {
-    let is_odd = |byte: u8| !(0x20..0x7f).contains(&byte) || byte == b'"' || byte == b'\\';
-    bytes.iter().fold(0, |odd, byte| odd | u8::from(is_odd(*byte))) == 0
+    let clean = |block: [u8; 16]| {
+        let block = u8x16::from(block);
+        let printable = block.max(u8x16::splat(b' ')).min(u8x16::splat(b'~')).simd_eq(block);
+        printable & !(block.simd_eq(u8x16::splat(b'"')) | block.simd_eq(u8x16::splat(b'\\')))
+    };
+    let last = match bytes.last_chunk() {
+        Some(last) => *last,
+        None => {
+            let mut short = [b' '; 16];
+            short[..bytes.len()].copy_from_slice(bytes);
+            short
+        }
+    };
+    bytes.as_chunks().0.iter().fold(clean(last), |all, block| all & clean(*block)).all()
 }
 
 #[cold]
