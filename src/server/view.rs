@@ -27,8 +27,6 @@ use crate::proxy::{Live, Proxy, SiteState};
 use crate::reload::{Dated, Reloader};
 use crate::screen::Profile;
 use crate::sites::Site;
-use crate::upstream::balance::Standing;
-use crate::upstream::health::FAILURES_MAX;
 use crate::upstream::{EndpointSummary, EndpointSums};
 
 /// A walk over all sites rests for so many times what it took: half a percent of a core.
@@ -366,32 +364,22 @@ fn walk(live: &Live) -> Walk {
 }
 
 impl Walk {
-    /// A site with an endpoint that fails. The last one standing is never ejected, so that it is
-    /// tried on; its failures in a row tell that it is down all the same.
+    /// A site with an endpoint that has a failure on its record. Alarm, figures and rows go by one
+    /// question, so that none tells that a site is well while another tells that it is down.
     fn ailing(&mut self, site: &Site, endpoints: &[EndpointSummary]) {
-        for endpoint in endpoints.iter().filter(|one| one.standing != Standing::Up) {
+        for endpoint in endpoints.iter().filter(|one| one.fails()) {
             self.upstreams.down += 1;
             self.upstreams.down_names.push((site.id.to_string(), endpoint.url.clone()));
-        }
-        let fails = |endpoint: &EndpointSummary| {
-            endpoint.standing != Standing::Up || endpoint.failures_in_a_row >= FAILURES_MAX
-        };
-        for endpoint in endpoints.iter().filter(|one| fails(one)) {
-            if self.failing.len() == FAILING_MAX {
-                break;
+            if self.failing.len() < FAILING_MAX {
+                self.failing.push(FailingEndpoint {
+                    site: site.id.to_string(),
+                    url: endpoint.url.clone(),
+                    state: endpoint.state().to_owned(),
+                    last_failure: endpoint.last_failure.clone(),
+                });
             }
-            let state = match endpoint.standing {
-                Standing::Up => "failing",
-                standing @ (Standing::Down | Standing::Ejected) => standing.label(),
-            };
-            self.failing.push(FailingEndpoint {
-                site: site.id.to_string(),
-                url: endpoint.url.clone(),
-                state: state.to_owned(),
-                last_failure: endpoint.last_failure.clone(),
-            });
         }
-        if endpoints.iter().all(fails) {
+        if endpoints.iter().all(EndpointSummary::fails) {
             let why = endpoints.iter().find_map(|one| one.last_failure.clone());
             let why = why.unwrap_or_else(|| "no endpoint can be used".into());
             self.down.push((site.id.to_string(), why));
@@ -445,7 +433,7 @@ fn machine_differs(live: &Live) -> Option<String> {
 
 fn endpoint_row(endpoint: EndpointSummary) -> EndpointRow {
     EndpointRow {
-        state: endpoint.standing.label().to_owned(),
+        state: endpoint.state().to_owned(),
         in_flight: endpoint.in_flight.into(),
         latency_ms: endpoint.latency_seconds.map(|seconds| seconds * 1_000.0),
         backup: endpoint.backup,

@@ -106,6 +106,22 @@ pub struct EndpointSummary {
     pub last_failure: Option<String>,
 }
 
+impl EndpointSummary {
+    /// Whether it is out, or failed so often in a row that it would be. The last one of a site is
+    /// never ejected, so that it is tried on: that does not make it well.
+    pub fn fails(&self) -> bool {
+        self.standing != Standing::Up || self.failures_in_a_row >= FAILURES_MAX
+    }
+
+    /// The word for its state in the admin API, on the dashboard and in the commands.
+    pub fn state(&self) -> &'static str {
+        match self.standing {
+            Standing::Up if self.fails() => "failing",
+            standing => standing.label(),
+        }
+    }
+}
+
 /// What endpoints come to together, for metrics.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct EndpointSums {

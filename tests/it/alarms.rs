@@ -155,9 +155,14 @@ fn a_server_that_is_stopped_is_told_until_it_goes_on() {
     assert!(text.contains(&endpoint), "status names it: {text}");
     let status = edge.admin_json("/api/status");
     assert_eq!(status["failing_endpoints"][0]["site"], "a.test");
+    assert!(edge.tells_down("a.test"), "figures, rows and commands agree with the alarm");
+    assert!(text.contains("0 up, 1 down"), "status counts it: {text}");
     server.signal(Signal::CONT);
     eventually("the server's return", || edge.get("a.test", "/").status() == 308);
     cleared(&edge, "upstreams-down");
+    assert_eq!(edge.metric("sluss_upstream_endpoints", &["state=\"down\""]), 0.0);
+    let troubled = edge.admin_json("/api/sites?troubled=1");
+    assert_eq!(troubled["total"], 0, "{troubled}");
     // Whoever reads the log at night sees whose it is.
     let told = edge.told();
     let lines = told.lines().filter_map(|line| serde_json::from_str(line).ok());

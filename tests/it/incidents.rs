@@ -127,6 +127,7 @@ fn a_restart_is_waited_out_and_a_long_absence_is_explained() {
     night.clears("upstreams-down");
     night.tells("it has gone again");
     night.tells("told to come back");
+    assert!(night.edge.tells_down("blog"), "figures, rows and commands agree with the alarm");
     assert!(refused() > 0.0);
     night.tells("the cause is gone");
     night.ends();

@@ -378,6 +378,17 @@ impl Edge {
         self.metric("sluss_alarm", &[&format!("alarm=\"{alarm}\"")])
     }
 
+    /// Whether metrics, sites' rows and status all tell that an endpoint of the site is down.
+    pub fn tells_down(&self, site: &str) -> bool {
+        let label = format!("site=\"{site}\"");
+        let troubled = self.admin_json(&format!("/api/sites?troubled=1&q={site}"));
+        let state = &troubled["sites"][0]["endpoints"][0]["state"];
+        self.metric("sluss_upstream_endpoints", &["state=\"down\""]) >= 1.0
+            && self.metric("sluss_upstream_endpoint_down", &[&label]) == 1.0
+            && state.as_str().is_some_and(|state| state != "up")
+            && self.admin_json("/api/status")["endpoints_down"].as_u64() >= Some(1)
+    }
+
     /// Waits until a metric's sum satisfies the condition.
     #[track_caller]
     pub fn metric_becomes(&self, name: &str, labels: &[&str], condition: impl Fn(f64) -> bool) {
