@@ -3,11 +3,11 @@
 //!
 //! A rule that cannot be kept somewhere is changed here, in the open.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sluss::alarms::Alarm;
+use sluss::alarms::{Alarm, Urgency};
 use sluss::config::{MAIN_KEYS, QUEUES_FILE_KEYS, SITE_KEYS, Section};
 use sluss::refusal::Refusal;
 use sluss::screen::Rule;
@@ -317,6 +317,30 @@ fn every_alarm_is_documented() {
     let text = document("alarms.md");
     let missing = Alarm::ALL.iter().filter(|alarm| !text.contains(&row(alarm.label())));
     expect_none(missing.map(|one| format!("docs/alarms.md: no row {}", one.label())).collect());
+}
+
+/// Prometheus must not learn late of what harms visitors now.
+#[test]
+fn the_alert_rules_know_each_critical_alarm() {
+    let path = root().join("config/prometheus-alerts.yml");
+    let rules = fs::read_to_string(path).expect("the rules");
+    let critical = Alarm::ALL.iter().filter(|alarm| alarm.urgency() == Urgency::Critical);
+    let expected: BTreeSet<&str> = critical.map(|alarm| alarm.label()).collect();
+    for operator in ["=~", "!~"] {
+        let rest = rules.split_once(&format!("sluss_alarm{{alarm{operator}\"")).expect(operator).1;
+        let named: BTreeSet<&str> = rest.split('"').next().unwrap_or("").split('|').collect();
+        assert_eq!(named, expected, "alarm{operator} in config/prometheus-alerts.yml");
+    }
+}
+
+#[test]
+fn every_alarm_has_a_title_on_the_dashboard() {
+    let path = root().join("src/admin/page/dashboard.js");
+    let script = fs::read_to_string(path).expect("the script");
+    let titles = script.split("const TITLES = {").nth(1).unwrap_or("").split("};").next();
+    let titles = titles.unwrap_or("");
+    let missing = Alarm::ALL.iter().filter(|a| !titles.contains(&format!("\"{}\": ", a.label())));
+    expect_none(missing.map(|one| format!("dashboard.js: no title of {}", one.label())).collect());
 }
 
 #[test]

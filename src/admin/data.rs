@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::accesslog::AccessLogState;
-use crate::alarms::{AwaitingSite, KeptPart, Standing};
+use crate::alarms::{AwaitingSite, BrokenPart, Standing};
 use crate::config::report::Report;
 use crate::metrics::{FindingCount, ListenerGauge, SiteSummary, UpstreamGauges};
 use crate::problem::Problem;
@@ -82,9 +82,9 @@ pub struct Gathered {
     /// Why the last reload was refused.
     pub reload_refused: Option<String>,
     /// Parts, other than certificates, that the last reload left at their last good version.
-    pub parts_kept: Vec<KeptPart>,
+    pub parts_kept: Vec<BrokenPart>,
     /// Parts of the configuration that are not served, and why.
-    pub parts_absent: Vec<(String, String)>,
+    pub parts_absent: Vec<BrokenPart>,
     /// How the machine differs from the one `queues.toml` was measured on.
     pub machine_differs: Option<String>,
     /// How the access log does.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 pub use kind::{About, Alarm, Urgency};
-pub use sample::{AcceptQueue, AccessLogHealth, AwaitingSite, KeptPart, QueueSample, Sample};
+pub use sample::{AcceptQueue, AccessLogHealth, AwaitingSite, BrokenPart, QueueSample, Sample};
 
 use sample::{Condition, Memory, conditions};
 

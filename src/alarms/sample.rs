@@ -54,9 +54,9 @@ pub struct Sample {
     /// Why the last reload was refused.
     pub reload_refused: Option<String>,
     /// Parts, other than certificates, that the last reload left at their last good version.
-    pub parts_kept: Vec<KeptPart>,
+    pub parts_kept: Vec<BrokenPart>,
     /// Parts of the configuration that are not served, and why.
-    pub parts_absent: Vec<(String, String)>,
+    pub parts_absent: Vec<BrokenPart>,
     /// How the machine differs from the one `queues.toml` was measured on.
     pub machine_differs: Option<String>,
     /// Client connections and their bound.
@@ -106,9 +106,9 @@ pub struct AwaitingSite {
     pub answered: Option<Instant>,
 }
 
-/// A part of the configuration at its last good version.
+/// A part of the configuration whose file or key is broken.
 #[derive(Clone, Debug, Default)]
-pub struct KeptPart {
+pub struct BrokenPart {
     /// Its name, as in the report.
     pub part: String,
     /// The site, where it is one.
@@ -277,13 +277,16 @@ fn configuration(found: &mut Vec<Condition>, sample: &Sample) {
     if let Some(why) = &sample.reload_refused {
         found.push(about(Alarm::ReloadRefused, "", why.clone()));
     }
-    for KeptPart { part, site, why } in &sample.parts_kept {
-        let detail = format!("stays at its last good version: {why}");
-        let (subject, site) = (part.clone(), site.clone());
-        found.push(Condition { alarm: Alarm::ReloadPartly, subject, site, detail });
+    let mut push = |alarm, part: &BrokenPart, detail| {
+        let (subject, site) = (part.part.clone(), part.site.clone());
+        found.push(Condition { alarm, subject, site, detail });
+    };
+    for part in &sample.parts_kept {
+        let detail = format!("stays at its last good version: {}", part.why);
+        push(Alarm::ReloadPartly, part, detail);
     }
-    for (part, why) in &sample.parts_absent {
-        found.push(about(Alarm::NotServed, part, why.clone()));
+    for part in &sample.parts_absent {
+        push(Alarm::NotServed, part, part.why.clone());
     }
     if let Some(how) = &sample.machine_differs {
         found.push(about(Alarm::MachineDiffers, "", how.clone()));

@@ -219,9 +219,16 @@ fn states_of_the_configuration_clear_at_once() {
     let refused = Sample { reload_refused: Some("sluss.toml:3: no".into()), ..calm() };
     check(&calm(), &refused, "reload-refused", 1);
     let part =
-        KeptPart { part: "site a".into(), site: Some("a".into()), why: "a.toml:3: no".into() };
-    check(&calm(), &Sample { parts_kept: vec![part], ..calm() }, "reload-partly site a", 1);
-    check(&calm(), &Sample { parts_absent: pair(), ..calm() }, "not-served a", 1);
+        BrokenPart { part: "site a".into(), site: Some("a".into()), why: "a.toml:3: no".into() };
+    for (alarm, sample) in [
+        ("reload-partly", Sample { parts_kept: vec![part.clone()], ..calm() }),
+        ("not-served", Sample { parts_absent: vec![part.clone()], ..calm() }),
+    ] {
+        check(&calm(), &sample, &format!("{alarm} site a"), 1);
+        let mut edge = Edge::new();
+        edge.tick(&sample);
+        assert_eq!(edge.alarms.standing()[0].site.as_deref(), Some("a"), "{alarm}");
+    }
     let differs = Sample { machine_differs: Some("8 cores, measured on 2".into()), ..calm() };
     check(&calm(), &differs, "machine-differs", 1);
 }

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::alarms::KeptPart;
-use crate::certs::Certificate;
+use crate::alarms::BrokenPart;
+use crate::certs::{CertStore, Certificate};
 use crate::config::Snapshot;
 use crate::config::report::Report;
 use crate::problem::Problem;
@@ -35,6 +35,7 @@ impl CertificatesTold {
             .iter()
             .map(|(name, _)| name.as_str())
             .chain(ending.map(|(name, _)| name))
+            .chain(certs.absent().map(|(name, _)| name))
             .collect();
         let mut sites = BTreeMap::new();
         if !wanted.is_empty() {
@@ -50,7 +51,8 @@ impl CertificatesTold {
     }
 }
 
-/// The one that the site names, else those of its hosts.
+/// The one that the site names, else those of its hosts; one that is not there is known by its
+/// name alone, which by custom is the host's.
 fn certificates_of(site: &Site, snapshot: &Snapshot) -> Vec<String> {
     if let Some(name) = &site.certificate {
         return vec![name.clone()];
@@ -59,6 +61,7 @@ fn certificates_of(site: &Site, snapshot: &Snapshot) -> Vec<String> {
         let candidates = snapshot.certs.candidates(Some(&host));
         candidates
             .map(|one: &std::sync::Arc<Certificate>| one.name().to_owned())
+            .chain([host.clone()])
             .collect::<Vec<_>>()
     };
     site.hosts.iter().flat_map(|host| of_host(host.to_string())).collect()
@@ -70,7 +73,7 @@ fn place(problem: &Problem) -> String {
 }
 
 /// Parts, other than certificates, that a reload left at their last good version.
-pub(super) fn kept_parts(report: &Report) -> Vec<KeptPart> {
+pub(super) fn kept_parts(report: &Report) -> Vec<BrokenPart> {
     let parts = report.kept.iter().filter(|part| !part.starts_with("certificate "));
     let kept = |part: &String| {
         let site = part.strip_prefix("site ");
@@ -81,13 +84,33 @@ pub(super) fn kept_parts(report: &Report) -> Vec<KeptPart> {
                 && (problem.site.as_deref() == site || stem == site)
         };
         let why = report.problems.iter().find(is_its).map(place);
-        KeptPart {
+        BrokenPart {
             part: part.clone(),
             site: site.map(str::to_owned),
             why: why.unwrap_or_else(|| "see the report".into()),
         }
     };
     parts.map(kept).collect()
+}
+
+/// Parts that are not served; `sites` names one for certificates, as for those that call for
+/// attention.
+pub(super) fn absent_parts(
+    report: &Report,
+    certs: &CertStore,
+    sites: &BTreeMap<String, String>,
+) -> Vec<BrokenPart> {
+    let of_report = |(part, why): (String, String)| {
+        let site = part.strip_prefix("site ").map(str::to_owned);
+        BrokenPart { part, site, why }
+    };
+    let of_certificate = |(name, problem): (&str, &Problem)| BrokenPart {
+        part: format!("certificate {name}"),
+        site: sites.get(name).cloned(),
+        why: problem.to_string(),
+    };
+    let certificates = certs.absent().map(of_certificate);
+    report.unserved().into_iter().map(of_report).chain(certificates).collect()
 }
 
 #[cfg(test)]

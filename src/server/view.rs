@@ -14,8 +14,7 @@ use crate::admin::{
     QueueNow, ReloadRow, Reloading, Serving, SiteRow, View,
 };
 use crate::admission::QueueState;
-use crate::alarms::{AwaitingSite, KeptPart};
-use crate::certs::CertStore;
+use crate::alarms::{AwaitingSite, BrokenPart};
 use crate::config::machine::this_machine;
 use crate::config::report::Report;
 use crate::findings;
@@ -175,8 +174,12 @@ impl View for Told {
         let counters = accept_queues.counters.unwrap_or_default();
         let walk = self.walk(&live);
         let certs = &live.snapshot.certs;
-        let parts = self.reloader.in_force(|refused, report| Parts::of(refused, report, certs));
         let certificates = self.certificates_told(&live);
+        let parts = self.reloader.in_force(|refused, report| Parts {
+            refused: refused.map(first),
+            kept: attention::kept_parts(report),
+            absent: attention::absent_parts(report, certs, &certificates.sites),
+        });
         Gathered {
             listeners: accept_queues.listeners.into_iter().map(listener_gauge).collect(),
             overflows_own,
@@ -398,24 +401,12 @@ fn finding_counts(store: &findings::FindingsStore) -> Vec<FindingCount> {
     store.counts().into_iter().map(count).collect()
 }
 
-/// What of the configuration is not as its files say.
+/// What of the configuration is not as its files say. Certificates at their last good version have
+/// an alarm of their own.
 struct Parts {
     refused: Option<String>,
-    kept: Vec<KeptPart>,
-    absent: Vec<(String, String)>,
-}
-
-impl Parts {
-    /// Certificates at their last good version have an alarm of their own.
-    fn of(refused: Option<&Report>, report: &Report, certs: &CertStore) -> Parts {
-        let mut absent = report.unserved();
-        absent.extend(
-            certs
-                .absent()
-                .map(|(name, problem)| (format!("certificate {name}"), problem.to_string())),
-        );
-        Parts { refused: refused.map(first), kept: attention::kept_parts(report), absent }
-    }
+    kept: Vec<BrokenPart>,
+    absent: Vec<BrokenPart>,
 }
 
 /// Why a reload was refused: its first harmful problem.

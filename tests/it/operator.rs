@@ -126,6 +126,12 @@ fn parts_that_are_broken_at_the_start_are_named_until_they_are_mended() {
         code == 3 && parts.iter().all(|part| text.contains(part))
     };
     assert!(named(&edge));
+    let status = edge.admin_json("/api/status");
+    let standing = status["alarms"].as_array().unwrap();
+    for (part, site) in parts.iter().zip(["b.test", "c.test"]) {
+        let alarm = standing.iter().find(|one| one["subject"] == *part).expect(part);
+        assert_eq!(alarm["site"], site, "{alarm}");
+    }
     let (_, certs) = edge.command("certs");
     let line = certs.lines().find(|line| line.starts_with("c.test ")).expect("its line");
     assert!(line.contains("absent"), "{certs}");

@@ -147,6 +147,7 @@ const TITLES = {
   "upstreams-down": "A site's servers are down", "certificate-kept": "A certificate's files are broken",
   "certificate-expiring": "A certificate ends soon", "certificate-expired": "A certificate has expired",
   "reload-refused": "The last reload was refused", "reload-partly": "The last reload left parts as they were",
+  "not-served": "A part of the configuration is not served",
   "machine-differs": "The queues were sized on another machine", "connections": "Connections are near their bound",
   "descriptors": "File descriptors are near their bound", "memory": "Memory is near its bound",
   "access-log": "The access log loses lines",
