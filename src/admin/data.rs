@@ -227,7 +227,7 @@ pub struct RefusalRow {
 pub struct ProcessRow {
     /// Memory in RAM.
     pub resident_bytes: u64,
-    /// The control group's bound; 0 without one.
+    /// What it may use: the machine's or its control groups'; 0 where the kernel does not tell.
     pub memory_limit_bytes: u64,
     /// Open descriptors; 0 where the kernel does not tell.
     pub descriptors: u64,

@@ -29,7 +29,7 @@ use tower::{ServiceBuilder, ServiceExt};
 use crate::alarms::{Change, Urgency};
 use crate::config::AdminAddress;
 use crate::config::report::Report;
-use crate::metrics::{Metrics, ProcessSample};
+use crate::metrics::{Metrics, ProcessReader};
 use crate::names::SiteId;
 
 pub use data::{
@@ -87,12 +87,14 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     security: Security,
     watch: Mutex<Watch>,
+    process: ProcessReader,
 }
 
 impl Admin {
     /// The pages over a view, under the listener's rules.
     pub fn new(view: Arc<dyn View>, metrics: Arc<Metrics>, security: Security) -> Arc<Admin> {
-        Arc::new(Admin { view, metrics, security, watch: Mutex::default() })
+        let (watch, process) = (Mutex::default(), ProcessReader::default());
+        Arc::new(Admin { view, metrics, security, watch, process })
     }
 
     /// Looks at the edge once a second, for ever: rates, percentiles, alarms and their log lines.
@@ -124,7 +126,7 @@ impl Admin {
             gathered: self.view.gather(),
             totals,
             refused,
-            process: ProcessSample::take(),
+            process: self.process.sample(),
         };
         for change in self.state().take(look) {
             log_change(&change);
@@ -147,7 +149,7 @@ impl Admin {
             self.view.serving(),
             self.view.gather(),
             alarms,
-            ProcessSample::take(),
+            self.process.sample(),
         );
         self.metrics.render(&input)
     }

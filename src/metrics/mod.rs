@@ -33,7 +33,7 @@ pub use labels::{
     CODES, ConnectionState, HandshakeResult, HandshakeVersion, QueueName, ReloadResult, Resumption,
     UpstreamResult, code_slot,
 };
-pub use process::ProcessSample;
+pub use process::{ProcessReader, ProcessSample, memory_bound};
 pub use scrape::{
     AccessLogCounts, FindingCount, ListenerGauge, QueueGauge, SERIES_MAX, ScrapeInput,
     UpstreamGauges,

@@ -5,6 +5,7 @@ use std::fs;
 use rustix::process::{Resource, getrlimit};
 
 use crate::listener::backlog;
+use crate::metrics::memory_bound;
 use crate::sizing::Bounds;
 
 /// Assumed where the system does not tell its memory: a small virtual machine's.
@@ -13,20 +14,14 @@ const MEMORY_UNKNOWN: u64 = 1 << 30;
 /// The kernel's bounds; those it does not tell are taken as no bound.
 pub fn read(threads: usize) -> Bounds {
     let number = |file: &str| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
-    let total = fs::read_to_string("/proc/meminfo").ok().and_then(|text| memory_total(&text));
-    let group = number("/sys/fs/cgroup/memory.max").unwrap_or(u64::MAX);
     let syn_backlog = number("/proc/sys/net/ipv4/tcp_max_syn_backlog").unwrap_or(u64::MAX);
     Bounds {
         threads,
-        memory_bytes: total.unwrap_or(MEMORY_UNKNOWN).min(group),
+        memory_bytes: memory_bound().unwrap_or(MEMORY_UNKNOWN),
         descriptors: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
         somaxconn: backlog::read_somaxconn().unwrap_or(u32::MAX),
         syn_backlog: u32::try_from(syn_backlog).unwrap_or(u32::MAX),
     }
-}
-
-fn memory_total(meminfo: &str) -> Option<u64> {
-    kilobytes(meminfo, "MemTotal:")
 }
 
 /// Memory that a process has in RAM, bytes.
@@ -47,9 +42,9 @@ mod tests {
 
     #[test]
     fn memory_is_read_as_the_kernel_writes_it() {
-        let text = "MemFree: 7 kB\nMemTotal:       16384 kB\n";
-        assert_eq!(memory_total(text), Some(16_384 * 1_024));
-        assert_eq!(kilobytes(text, "VmRSS:"), None);
+        let text = "VmPeak: 7 kB\nVmRSS:       16384 kB\n";
+        assert_eq!(kilobytes(text, "VmRSS:"), Some(16_384 * 1_024));
+        assert_eq!(kilobytes(text, "VmSwap:"), None);
         assert!(resident(std::process::id()).unwrap() > 1 << 20);
     }
 
