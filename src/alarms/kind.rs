@@ -27,6 +27,8 @@ pub enum Alarm {
     CertificateKept,
     /// A certificate ends within 21 days.
     CertificateExpiring,
+    /// A certificate ends within 7 days.
+    CertificateEndsSoon,
     /// A certificate's end has passed.
     CertificateExpired,
     /// The last reload was refused.
@@ -60,7 +62,7 @@ pub enum About {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Urgency {
-    /// Visitors are harmed now.
+    /// Visitors are harmed now, or will be within days if nobody acts.
     Critical,
     /// Visitors are not harmed yet, or not visibly.
     Warning,
@@ -84,6 +86,7 @@ impl Alarm {
         Alarm::UpstreamsDown,
         Alarm::CertificateKept,
         Alarm::CertificateExpiring,
+        Alarm::CertificateEndsSoon,
         Alarm::CertificateExpired,
         Alarm::ReloadRefused,
         Alarm::ReloadPartly,
@@ -107,6 +110,7 @@ impl Alarm {
             Alarm::UpstreamsDown => "upstreams-down",
             Alarm::CertificateKept => "certificate-kept",
             Alarm::CertificateExpiring => "certificate-expiring",
+            Alarm::CertificateEndsSoon => "certificate-ends-soon",
             Alarm::CertificateExpired => "certificate-expired",
             Alarm::ReloadRefused => "reload-refused",
             Alarm::ReloadPartly => "reload-partly",
@@ -128,6 +132,7 @@ impl Alarm {
             | Alarm::HandshakesRefused
             | Alarm::RequestsRefused
             | Alarm::UpstreamsDown
+            | Alarm::CertificateEndsSoon
             | Alarm::CertificateExpired
             | Alarm::NotServed => Urgency::Critical,
             Alarm::AcceptQueue
@@ -156,6 +161,7 @@ impl Alarm {
             // These states do not flicker: what a reload mends is over at once.
             Alarm::CertificateKept
             | Alarm::CertificateExpiring
+            | Alarm::CertificateEndsSoon
             | Alarm::CertificateExpired
             | Alarm::ReloadRefused
             | Alarm::ReloadPartly
@@ -186,6 +192,9 @@ impl Alarm {
             }
             Alarm::CertificateKept => "none yet: the last good version is served, until it expires",
             Alarm::CertificateExpiring => "none yet; after the end browsers warn",
+            Alarm::CertificateEndsSoon => {
+                "none yet; in less than a week browsers warn before they show the site"
+            }
             Alarm::CertificateExpired => "browsers warn before they show the site",
             Alarm::ReloadRefused => "none: the old configuration serves on, the change is not live",
             Alarm::ReloadPartly => {
@@ -243,6 +252,7 @@ impl Alarm {
                 "mend the named files, then sluss reload; sluss check tells all"
             }
             Alarm::CertificateExpiring => "see why the renewal did not run; then sluss reload",
+            Alarm::CertificateEndsSoon => "renew it by hand today, then sluss reload",
             Alarm::CertificateExpired => "renew it now, then sluss reload",
             Alarm::ReloadRefused => "run sluss check, mend what it names, then sluss reload",
             Alarm::ReloadPartly => "run sluss check, mend what it names, then sluss reload",

@@ -56,7 +56,7 @@ struct Entry {
 pub struct Standing {
     /// The alarm's label.
     pub alarm: String,
-    /// `critical`: visitors are harmed now; `warning`: they will be.
+    /// `critical`: visitors are harmed now or within days; `warning`: not yet, or not visibly.
     pub urgency: Urgency,
     /// What is concerned: a listener, a queue, a site, a certificate; may be empty.
     pub subject: String,
@@ -164,7 +164,8 @@ impl Standing {
     }
 }
 
-/// Keeps the first [`SUBJECTS_MAX`] of each alarm by name and sums up the others.
+/// Keeps the first [`SUBJECTS_MAX`] of each alarm and sums up the others. First is by name, so that
+/// the same ones stay; of certificates that end, it is the end.
 fn bounded(conditions: Vec<Condition>) -> Vec<Condition> {
     let mut by_alarm: BTreeMap<Alarm, Vec<Condition>> = BTreeMap::new();
     for condition in conditions {
@@ -173,7 +174,9 @@ fn bounded(conditions: Vec<Condition>) -> Vec<Condition> {
     let mut kept = Vec::new();
     for (alarm, mut all) in by_alarm {
         if all.len() > SUBJECTS_MAX {
-            all.sort_by(|a, b| a.subject.cmp(&b.subject));
+            if !is_by_end(alarm) {
+                all.sort_by(|a, b| a.subject.cmp(&b.subject));
+            }
             let others = all.len() - SUBJECTS_MAX;
             all.truncate(SUBJECTS_MAX);
             let detail = format!("{others} more");
@@ -182,6 +185,12 @@ fn bounded(conditions: Vec<Condition>) -> Vec<Condition> {
         kept.append(&mut all);
     }
     kept
+}
+
+/// Whether its causes come by the certificates' end, the soonest first.
+fn is_by_end(alarm: Alarm) -> bool {
+    use Alarm::{CertificateEndsSoon, CertificateExpired, CertificateExpiring};
+    matches!(alarm, CertificateExpiring | CertificateEndsSoon | CertificateExpired)
 }
 
 /// A duration as people read it: `3 s`, `5 min`, `2 h`, `4 d`.

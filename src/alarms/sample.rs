@@ -17,6 +17,9 @@ const REFUSALS_MIN: u64 = 5;
 /// than a week.
 const EXPIRING_SECONDS: i64 = 21 * 24 * 60 * 60;
 
+/// A certificate that ends sooner is renewed by hand now: the warning of two weeks helped nobody.
+const ENDS_SOON_SECONDS: i64 = 7 * 24 * 60 * 60;
+
 /// The share of connections, descriptors or memory from which on it is an alarm, in percent.
 const RESOURCE_PERCENT: u64 = 90;
 
@@ -260,15 +263,18 @@ fn certificates(found: &mut Vec<Condition>, now_unix: i64, sample: &Sample) {
     for (name, why) in &sample.certificates_kept {
         push(Alarm::CertificateKept, name, why.clone());
     }
-    for (name, end) in &sample.certificates {
+    let mut by_end: Vec<&(String, i64)> = sample.certificates.iter().collect();
+    by_end.sort_by_key(|(_, end)| *end);
+    for (name, end) in by_end {
         let left = end - now_unix;
         let readable = readable(Duration::from_secs(left.unsigned_abs()));
         if left <= 0 {
             let detail = format!("expired {readable} ago");
             push(Alarm::CertificateExpired, name, detail);
         } else if left < EXPIRING_SECONDS {
-            let detail = format!("expires in {readable}");
-            push(Alarm::CertificateExpiring, name, detail);
+            let soon = left < ENDS_SOON_SECONDS;
+            let alarm = if soon { Alarm::CertificateEndsSoon } else { Alarm::CertificateExpiring };
+            push(alarm, name, format!("expires in {readable}"));
         }
     }
 }

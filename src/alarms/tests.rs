@@ -205,7 +205,28 @@ fn a_certificate_s_end_warns_and_then_alarms() {
     let with = |left| Sample { certificates: vec![("a.example".into(), NOW + left)], ..calm() };
     let days = 24 * 60 * 60;
     check(&with(22 * days), &with(20 * days), "certificate-expiring a.example", 1);
+    check(&with(22 * days), &with(5 * days), "certificate-ends-soon a.example", 1);
     check(&with(22 * days), &with(0), "certificate-expired a.example", 1);
+    // The week's begin is told however long the warning has stood.
+    let mut edge = Edge::new();
+    assert_eq!(edge.tick(&with(20 * days)), ["+certificate-expiring a.example"]);
+    assert_eq!(edge.alarms.standing()[0].urgency, Urgency::Warning);
+    let told = edge.tick(&with(5 * days));
+    assert_eq!(told, ["+certificate-ends-soon a.example", "-certificate-expiring a.example"]);
+    assert_eq!(edge.alarms.standing()[0].urgency, Urgency::Critical);
+}
+
+#[test]
+fn of_many_certificates_the_soonest_to_end_are_named() {
+    let days = |left: i64| NOW + left * 24 * 60 * 60;
+    let mut certificates: Vec<(String, i64)> =
+        (0..90).map(|at| (format!("a-{at:02}.example"), days(20))).collect();
+    certificates.push(("z.example".into(), days(8)));
+    let mut edge = Edge::new();
+    edge.tick(&Sample { certificates, ..calm() });
+    let standing = edge.alarms.standing();
+    assert_eq!(standing.len(), SUBJECTS_MAX + 1);
+    assert!(standing.iter().any(|alarm| alarm.subject == "z.example"), "the soonest is named");
 }
 
 #[test]

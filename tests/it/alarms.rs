@@ -80,17 +80,23 @@ fn a_broken_certificate_is_told_until_it_is_mended() {
 #[test]
 fn a_certificate_is_told_before_its_end_and_after() {
     let edge = Edge::before(site().url());
-    edge.issue_until("a.test", 5);
-    assert_eq!(edge.command("reload").0, 0);
-    raised(&edge, "certificate-expiring");
-    assert_eq!(standing(&edge, "certificate-expiring")["site"], "a.test");
+    for (days, alarm, urgency) in
+        [(20, "certificate-expiring", "warning"), (5, "certificate-ends-soon", "critical")]
+    {
+        edge.issue_until("a.test", days);
+        assert_eq!(edge.command("reload").0, 0);
+        raised(&edge, alarm);
+        let standing = standing(&edge, alarm);
+        assert_eq!((&standing["site"], &standing["urgency"]), (&"a.test".into(), &urgency.into()));
+    }
+    cleared(&edge, "certificate-expiring");
     // In the place of a valid one it would be kept out.
     std::fs::remove_dir_all(edge.folder().join("certs/a.test")).unwrap();
     assert_eq!(edge.command("reload").0, 0);
     edge.issue_until("a.test", -1);
     assert_eq!(edge.command("reload").0, 0, "a browser's warning beats a dead connection");
     raised(&edge, "certificate-expired");
-    cleared(&edge, "certificate-expiring");
+    cleared(&edge, "certificate-ends-soon");
     edge.issue("a.test");
     assert_eq!(edge.command("reload").0, 0);
     cleared(&edge, "certificate-expired");
