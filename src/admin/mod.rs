@@ -6,6 +6,7 @@
 
 mod data;
 mod page;
+mod refused;
 mod routes;
 mod security;
 mod watch;
@@ -29,7 +30,7 @@ use tower::{ServiceBuilder, ServiceExt};
 use crate::alarms::{Change, Urgency};
 use crate::config::AdminAddress;
 use crate::config::report::Report;
-use crate::metrics::{Metrics, ProcessReader};
+use crate::metrics::{Metrics, ProcessReader, Totals};
 use crate::names::SiteId;
 
 pub use data::{
@@ -39,6 +40,7 @@ pub use data::{
 };
 pub use security::{Reach, Security, Token};
 
+use refused::{Counted, Line, Of, RefusedLog};
 use watch::{HANDSHAKES_REFUSED, Look, REQUESTS_REFUSED, RefusedAt, Watch};
 
 /// Connections at one time: a few browsers with six each, scrapers and commands.
@@ -88,13 +90,14 @@ pub struct Admin {
     security: Security,
     watch: Mutex<Watch>,
     process: ProcessReader,
+    refused: Mutex<RefusedLog>,
 }
 
 impl Admin {
     /// The pages over a view, under the listener's rules.
     pub fn new(view: Arc<dyn View>, metrics: Arc<Metrics>, security: Security) -> Arc<Admin> {
-        let (watch, process) = (Mutex::default(), ProcessReader::default());
-        Arc::new(Admin { view, metrics, security, watch, process })
+        let (watch, process, refused) = Default::default();
+        Arc::new(Admin { view, metrics, security, watch, process, refused })
     }
 
     /// Looks at the edge once a second, for ever: rates, percentiles, alarms and their log lines.
@@ -116,6 +119,7 @@ impl Admin {
     /// One look, as [`Admin::watch`] takes it every second.
     pub fn look(&self) {
         let totals = self.metrics.totals();
+        self.log_refused(&totals);
         let refused = self.state().has_new_refusals(&totals).then(|| RefusedAt {
             handshakes: self.metrics.refused_by_site(&HANDSHAKES_REFUSED),
             requests: self.metrics.refused_by_site(&REQUESTS_REFUSED),
@@ -130,6 +134,24 @@ impl Admin {
         };
         for change in self.state().take(look) {
             log_change(&change);
+        }
+    }
+
+    fn log_refused(&self, totals: &Totals) {
+        let counted = |reason| Counted {
+            nameless: totals.refused_without_site(reason),
+            by_site: self.metrics.refused_by_site(&[reason]),
+        };
+        let mut log = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        for Line { reason, of, count } in
+            log.due(Instant::now(), |reason| totals.refused(reason), counted)
+        {
+            let reason = reason.label();
+            match of {
+                Of::Nobody => tracing::info!(reason, count, "refused"),
+                Of::Site(site) => tracing::info!(reason, site, count, "refused"),
+                Of::Others(sites) => tracing::info!(reason, sites, count, "refused"),
+            }
         }
     }
 

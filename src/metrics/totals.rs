@@ -160,6 +160,11 @@ impl Totals {
         self.refused[refusal as usize]
     }
 
+    /// Those of them for which no site was known.
+    pub fn refused_without_site(&self, refusal: Refusal) -> u64 {
+        self.refused_nameless[refusal as usize]
+    }
+
     /// Attempts at endpoints that ended so.
     pub fn upstream(&self, result: UpstreamResult) -> u64 {
         self.upstream[result as usize]

@@ -1,5 +1,6 @@
 //! What is turned away, and what the client is told.
 
+use crate::support::client::ServerNameSent;
 use crate::support::origin::{nobody, ok};
 use crate::support::{Edge, End, Origin, Setup, eventually, get};
 
@@ -217,4 +218,30 @@ fn a_host_that_the_certificate_covers_is_served_on_the_same_connection() {
     for host in ["a.test", "b.test"] {
         assert_eq!(client.ask(get(host, "/")).text(), host);
     }
+}
+
+#[test]
+fn connections_that_are_turned_away_are_summed_up_in_the_log() {
+    let origin = Origin::echo();
+    let one = "limits = { handshakes_per_second = 1 }";
+    let edge = Setup::default().site_with("a.test", origin.url(), one).start();
+    let refused = |reason: &str, site: Option<&str>| {
+        let told = edge.told();
+        let lines = told.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let is_it = |line: &serde_json::Value| {
+            line["message"] == "refused"
+                && line["reason"] == reason
+                && line["site"].as_str() == site
+        };
+        lines.filter(is_it).filter_map(|line| line["count"].as_u64()).sum::<u64>()
+    };
+    for _ in 0..3 {
+        assert!(edge.try_connect(ServerNameSent::Name("nobody.test")).is_err());
+    }
+    eventually("strangers are told", || refused("unknown-server-name", None) == 3);
+    eventually("a site's bound is met", || {
+        let _ = edge.try_connect(ServerNameSent::Name("a.test"));
+        edge.refused("handshake-rate") >= 2.0
+    });
+    eventually("it is told with its site", || refused("handshake-rate", Some("a.test")) > 0);
 }
