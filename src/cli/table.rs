@@ -1,5 +1,6 @@
 //! Tables and numbers for people: aligned, coloured only on a terminal that wants it.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 use std::process::ExitCode;
@@ -19,11 +20,13 @@ pub(super) enum Colour {
 /// Whether standard output takes colours: a terminal, not `dumb`, and no `NO_COLOR`
 /// (<https://no-color.org>).
 pub(super) fn colours() -> bool {
-    let set =
-        |name| std::env::var_os(name).is_some_and(|value: std::ffi::OsString| !value.is_empty());
-    io::stdout().is_terminal()
-        && !set("NO_COLOR")
-        && std::env::var("TERM").is_ok_and(|t| t != "dumb")
+    io::stdout().is_terminal() && wants_colours(|name| std::env::var_os(name))
+}
+
+/// Whether a terminal with these variables wants colours.
+fn wants_colours(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let no_colour = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !no_colour && variable("TERM").is_some_and(|terminal| terminal != "dumb")
 }
 
 /// `text` in a colour. Control characters become `?`: names and excerpts come from elsewhere.
@@ -170,6 +173,19 @@ pub(super) fn cut(words: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_environment_may_refuse_colours() {
+        let wants = |variables: &[(&str, &str)]| {
+            let find = |name: &str| variables.iter().find(|(own, _)| *own == name);
+            wants_colours(|name| find(name).map(|(_, value)| value.into()))
+        };
+        assert!(wants(&[("TERM", "xterm")]));
+        assert!(wants(&[("TERM", "xterm"), ("NO_COLOR", "")]), "an empty one says nothing");
+        assert!(!wants(&[("TERM", "xterm"), ("NO_COLOR", "1")]));
+        assert!(!wants(&[("TERM", "dumb")]));
+        assert!(!wants(&[]), "no terminal is known");
+    }
 
     #[test]
     fn columns_are_aligned_and_colours_do_not_count() {

@@ -36,5 +36,6 @@ mod resumption;
 mod screening;
 mod service;
 mod size;
+mod terminal;
 mod timeouts;
 mod truncation;

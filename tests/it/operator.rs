@@ -1,5 +1,6 @@
 //! What the operator sees: the access log, the metrics, the admin pages, the commands.
 
+use crate::alarms;
 use crate::support::{Edge, Origin, Setup, get};
 
 #[test]
@@ -104,6 +105,19 @@ fn the_commands_find_the_running_edge() {
     assert!(code == 0 || code == 3, "{text}");
     let (code, text) = edge.command("certs");
     assert!(code == 0 && text.contains("a.test"), "{text}");
+    // Scripts read the same as data.
+    let json = |command: &str| {
+        let (code, text) = edge.command(command);
+        let data: serde_json::Value = serde_json::from_str(&text).expect(&text);
+        (code, data)
+    };
+    let (code, status) = json("status --json");
+    let alarms = status["alarms"].as_array().unwrap().len();
+    assert_eq!(code, if alarms == 0 { 0 } else { 3 }, "{status}");
+    assert_eq!((&status["sites"], &status["phase"]), (&1.into(), &"serving".into()), "{status}");
+    let (code, certs) = json("certs --json");
+    assert_eq!((code, &certs[0]["name"]), (0, &"a.test".into()), "{certs}");
+    assert!(certs[0]["days_left"].as_i64() > Some(0), "{certs}");
     edge.connect("a.test").ask("GET / HTTP/1.1\r\nHost: a.test\r\nProxy: x\r\n\r\n");
     crate::support::eventually("the finding", || {
         let (code, text) = edge.command("findings");
@@ -120,7 +134,8 @@ fn parts_that_are_broken_at_the_start_are_named_until_they_are_mended() {
     setup.write("certs/c.test/fullchain.pem", "");
     let mut edge = setup.start();
     let parts = ["site b.test", "certificate c.test"];
-    crate::support::eventually("the alarms", || edge.alarms("not-served") == 2.0);
+    alarms::raised(&edge, "not-served");
+    assert_eq!(edge.alarms("not-served"), 2.0);
     let named = |edge: &Edge| {
         let (code, text) = edge.command("status");
         code == 3 && parts.iter().all(|part| text.contains(part))
@@ -148,7 +163,7 @@ fn parts_that_are_broken_at_the_start_are_named_until_they_are_mended() {
         edge.issue(host);
     }
     assert_eq!(edge.command("reload").0, 0);
-    crate::support::eventually("no alarm", || edge.alarms("not-served") == 0.0);
+    alarms::cleared(&edge, "not-served");
     assert!(!edge.command("certs").1.contains("absent"));
 }
 
