@@ -1,13 +1,15 @@
 // Opens the dashboard over the made-up edge in headless Chromium: it must load under its policy, show live numbers, work by
 // keyboard and on a phone, and log no error. `node dashboard.mjs EXAMPLE [FOLDER]`: the built example `dashboard`, and where
-// screenshots are wanted.
+// screenshots are wanted. `node dashboard.mjs URL [FOLDER]`: over a real edge with one site. It says `under traffic` once it
+// has seen requests; then the site's server must go, and the page must tell.
 import assert from "node:assert";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { Browser } from "./driver.mjs";
 
 const [example, shots] = process.argv.slice(2);
-const edge = spawn(example, ["127.0.0.1:0", "10000"], { stdio: ["ignore", "pipe", "inherit"] });
+const real = example.startsWith("http://") && example;
+const edge = real ? null : spawn(example, ["127.0.0.1:0", "10000"], { stdio: ["ignore", "pipe", "inherit"] });
 const browser = new Browser();
 const errors = [];
 const shoot = (page, name) => shots && page.shoot(`${shots}/${name}.png`);
@@ -64,7 +66,7 @@ async function phone(url) {
   }
 }
 
-try {
+async function madeUp() {
   const [line] = await once(edge.stdout, "data");
   const url = line.toString().trim();
   const page = await browser.open(url, { width: 1280, height: 1000 }, errors);
@@ -74,8 +76,34 @@ try {
   assert.deepEqual(errors, []);
   edge.kill();
   await page.until(() => document.getElementById("health").className === "badge lost");
+}
+
+// The tile's value begins with that number.
+const tile = (page, name, least) => page.until(({ name, least }) => {
+  const tiles = [...document.querySelectorAll("#tiles dt")];
+  return parseFloat(tiles.find((tile) => tile.textContent === name).nextSibling.textContent) >= least;
+}, { name, least });
+
+async function underTraffic(url) {
+  const page = await browser.open(url, { width: 1280, height: 1000 }, errors);
+  await tile(page, "Requests a second", 0.1);
+  await tile(page, "Endpoints", 1);
+  console.log("under traffic");
+  await page.until(() => document.querySelector(".alarm.critical h2")?.textContent.includes("upstreams-down"));
+  await page.until(() => document.getElementById("tiles").textContent.includes("1 down"));
+  await shoot(page, "down");
+  await page.click("#tab-sites");
+  await page.click("#site-troubled");
+  await page.until(() => document.querySelector("#site-table tbody")?.textContent.includes("1 of 1 down"));
+  assert.match(await page.text("#site-table tbody details"), /failing.*last failure/);
+  await shoot(page, "troubled");
+  assert.deepEqual(errors, []);
+}
+
+try {
+  await (real ? underTraffic(real) : madeUp());
   console.log("the dashboard works");
 } finally {
-  edge.kill();
+  edge?.kill();
   await browser.close();
 }

@@ -2,8 +2,10 @@
 //! authority more.
 
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use crate::support::authority::authority;
@@ -109,6 +111,44 @@ fn a_browser_shows_the_page_of_a_load() {
     let (good, out, told) =
         run(node.arg(script).arg(&page).env("CHROMIUM", chromium.get_program()));
     assert!(good, "{}{told}", String::from_utf8_lossy(&out));
+}
+
+/// The page over a real edge: what it shows is what happens.
+#[test]
+fn the_dashboard_tells_of_traffic_and_of_a_server_that_goes() {
+    let (Some(mut node), Some(chromium)) = (tool("node"), tool("chromium")) else { return };
+    let origin = Origin::answering(|_| ok("hello"));
+    let setup = Setup::default().set("queues.request_deadline", r#""500ms""#);
+    let edge = setup.site("a.test", origin.url()).start();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/dashboard.mjs");
+    let watching = node
+        .args([script, &format!("http://{}/", edge.admin)])
+        .env("CHROMIUM", chromium.get_program())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(File::create(edge.folder().join("browser-said")).unwrap())
+        .spawn();
+    let mut watching = Running(watching.unwrap());
+    let said = BufReader::new(watching.0.stdout.take().unwrap());
+    let over = AtomicBool::new(false);
+    let lines: Vec<String> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let status = edge.get("a.test", "/").status();
+                assert!(status == 200 || status == 503, "{status}");
+            }
+        });
+        let lines = said.lines().map_while(Result::ok).inspect(|line| {
+            if line == "under traffic" {
+                origin.stop();
+            }
+        });
+        let lines = lines.collect();
+        over.store(true, Ordering::Relaxed);
+        lines
+    });
+    let told = fs::read_to_string(edge.folder().join("browser-said")).unwrap();
+    assert_eq!(lines, ["under traffic", "the dashboard works"], "{told}");
 }
 
 /// What the page says of itself comes back to the site as a request.
