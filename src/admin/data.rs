@@ -73,7 +73,7 @@ pub struct Gathered {
     pub failing_endpoints: Vec<FailingEndpoint>,
     /// Counts of the findings' store.
     pub findings: Vec<FindingCount>,
-    /// Name and end (Unix seconds) of the certificates that end first.
+    /// Name and end (Unix seconds) of certificates that have ended, and of those that end first.
     pub certificates: Vec<(String, i64)>,
     /// Certificates at their last good version, and why.
     pub certificates_kept: Vec<(String, String)>,

@@ -161,6 +161,12 @@ impl Catalogue {
         self.by_expiry.iter().map(|position| &self.entries[*position as usize])
     }
 
+    /// How many of them, the first ones, have ended.
+    pub(super) fn expired(&self, now: i64) -> usize {
+        let end = |position: &u32| self.entries[*position as usize].certificate.not_after;
+        self.by_expiry.partition_point(|position| end(position) <= now)
+    }
+
     /// The certificate of that name, where it is served.
     pub(super) fn named(&self, name: &str) -> Option<&Arc<Entry>> {
         self.served(self.position(name)?)

@@ -111,10 +111,14 @@ impl CertStore {
         self.catalogue.by_expiry().map(|entry| summary(entry, &self.directory, now)).collect()
     }
 
-    /// Name and end (Unix seconds) of the hundred certificates that expire first.
-    pub fn expiries(&self) -> impl Iterator<Item = (&str, i64)> {
-        let soonest = self.catalogue.by_expiry().take(EXPIRY_SERIES_MAX);
-        soonest.map(|entry| (entry.certificate.name(), entry.certificate.not_after()))
+    /// Name and end (Unix seconds) of certificates, the soonest to expire first: a hundred of those
+    /// that have expired, which nobody may ever take away, and a hundred of those that will. `now`
+    /// in Unix seconds.
+    pub fn expiries(&self, now: i64) -> impl Iterator<Item = (&str, i64)> {
+        let expired = self.catalogue.expired(now);
+        let over = self.catalogue.by_expiry().take(expired.min(EXPIRY_SERIES_MAX));
+        let soonest = self.catalogue.by_expiry().skip(expired).take(EXPIRY_SERIES_MAX);
+        over.chain(soonest).map(|entry| (entry.certificate.name(), entry.certificate.not_after()))
     }
 
     /// How many certificates call for attention. `now` in Unix seconds.

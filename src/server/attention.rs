@@ -30,7 +30,7 @@ impl CertificatesTold {
         let certs = &snapshot.certs;
         let kept: Vec<(String, String)> =
             certs.kept_why().map(|(name, problem)| (name.to_owned(), place(&problem))).collect();
-        let ending = certs.expiries().filter(|(_, end)| *end < now + ATTENTION_SECONDS);
+        let ending = certs.expiries(now).filter(|(_, end)| *end < now + ATTENTION_SECONDS);
         let wanted: BTreeSet<&str> = kept
             .iter()
             .map(|(name, _)| name.as_str())

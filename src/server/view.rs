@@ -202,7 +202,10 @@ impl View for Told {
             sites_down: walk.down,
             failing_endpoints: walk.failing,
             findings: finding_counts(&self.proxy.findings),
-            certificates: certs.expiries().map(|(name, end)| (name.to_owned(), end)).collect(),
+            certificates: certs
+                .expiries(unix_now())
+                .map(|(name, end)| (name.to_owned(), end))
+                .collect(),
             certificates_kept: certificates.kept,
             certificate_sites: certificates.sites,
             reload_refused: parts.refused,

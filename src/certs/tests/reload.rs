@@ -288,10 +288,27 @@ fn summaries_are_sorted_by_expiry_and_name_no_secret() {
     let summaries = store.summaries(now());
     let order: Vec<_> = summaries.iter().map(|one| one.name.as_str()).collect();
     assert_eq!(order, ["expired", "urgent", "soon", "late"]);
-    assert_eq!(store.expiries().next().unwrap().0, "expired");
+    assert_eq!(store.expiries(now()).next().unwrap().0, "expired");
     let counts = store.expiry_counts(now());
     assert_eq!((counts.expired, counts.urgent, counts.expiring), (1, 1, 1));
     let json = serde_json::to_string(&summaries).unwrap();
     assert!(json.contains("\"key\":\"ECDSA P-256\"") && json.contains("\"validity\":\"urgent\""));
     assert!(!format!("{json}{store:?}").contains("PRIVATE"));
+}
+
+#[test]
+fn expired_certificates_do_not_hide_the_next_to_end() {
+    let certs = Certs::new();
+    let issue = |days| {
+        let order = super::Order { days, ..super::order(&["a.example"]) };
+        super::AUTHORITY.issue(&order)
+    };
+    let expired = issue(-1);
+    for at in 0..103 {
+        certs.put(&format!("old-{at}"), &expired);
+    }
+    certs.put("urgent", &issue(3));
+    let store = certs.load(None).store;
+    let told: Vec<&str> = store.expiries(now()).map(|(name, _)| name).collect();
+    assert_eq!((told.len(), told.last()), (101, Some(&"urgent")));
 }
