@@ -74,6 +74,7 @@ struct Common {
 #[repr(align(128))]
 struct Shard {
     accepted: AtomicU64,
+    ended_idle: AtomicU64,
     /// Connections that came into and left a state on this thread; only the sum means anything,
     /// and it is taken modulo 2^64.
     connections: [AtomicU64; STATES],
@@ -96,6 +97,7 @@ impl Default for Shard {
     fn default() -> Shard {
         Shard {
             accepted: AtomicU64::new(0),
+            ended_idle: AtomicU64::new(0),
             connections: [const { AtomicU64::new(0) }; STATES],
             handshakes: [const { AtomicU64::new(0) }; HANDSHAKES],
             handshake_seconds: Histogram::default(),
@@ -152,6 +154,11 @@ impl Metrics {
         shard.accepted.fetch_add(1, Relaxed);
         shard.connections[state as usize].fetch_add(1, Relaxed);
         ConnectionGauge { common: self.common.clone(), state }
+    }
+
+    /// Counts idle connections that are ended to make room for new ones.
+    pub fn ended_idle(&self, count: u64) {
+        self.common.shard().ended_idle.fetch_add(count, Relaxed);
     }
 
     /// Counts a handshake; `elapsed` is from its first crypto to its end, and is kept for

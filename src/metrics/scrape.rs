@@ -197,6 +197,12 @@ fn connections(text: &mut Text, totals: &Totals, input: &ScrapeInput) {
     text.sample(&[], input.listen_drops);
     text.family("sluss_connections_accepted_total", Kind::Counter, "Client connections accepted.");
     text.sample(&[], totals.accepted);
+    text.family(
+        "sluss_connections_ended_idle_total",
+        Kind::Counter,
+        "Idle client connections ended to make room for new ones.",
+    );
+    text.sample(&[], totals.ended_idle);
     text.family("sluss_connections", Kind::Gauge, "Client connections by where they stand.");
     for state in ConnectionState::ALL {
         text.sample(&[("state", state.label())], totals.connections(*state));

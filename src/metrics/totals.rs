@@ -20,6 +20,8 @@ use super::{
 pub struct Totals {
     /// Client connections since the start.
     pub accepted: u64,
+    /// Idle connections ended to make room for new ones.
+    pub ended_idle: u64,
     /// Requests by [`CODES`].
     pub requests: [u64; CODES.len()],
     /// From a request's head to its response's end.
@@ -47,6 +49,7 @@ impl Default for Totals {
     fn default() -> Totals {
         Totals {
             accepted: 0,
+            ended_idle: 0,
             requests: [0; CODES.len()],
             request_seconds: FineTimes::default(),
             handshake_seconds: FineTimes::default(),
@@ -69,6 +72,7 @@ impl Default for Totals {
 impl Totals {
     pub(super) fn add(&mut self, shard: &Shard) {
         self.accepted += shard.accepted.load(Relaxed);
+        self.ended_idle += shard.ended_idle.load(Relaxed);
         self.received_bytes += shard.received_bytes.load(Relaxed);
         self.sent_bytes += shard.sent_bytes.load(Relaxed);
         add(&mut self.connections, &shard.connections);

@@ -9,6 +9,7 @@ pub mod account;
 mod certificate;
 pub mod connection;
 pub mod handshake;
+pub mod places;
 pub mod request;
 
 use std::cell::{Cell, RefCell};
@@ -17,7 +18,7 @@ use std::mem;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -36,6 +37,8 @@ use crate::names::SiteId;
 use crate::sites::Site;
 use crate::timers::Timers;
 use crate::upstream::{Client, Upstream};
+pub use places::ConnectionSlot;
+use places::Places;
 
 /// So many are given back in less time than a thread takes to start.
 const SITES_DROPPED_IN_PLACE_MAX: usize = 500;
@@ -51,7 +54,8 @@ pub struct Proxy {
     pub metrics: Arc<Metrics>,
     /// What was odd about heads.
     pub findings: FindingsStore,
-    connections: AtomicUsize,
+    /// Places for client connections.
+    places: Places,
     draining: AtomicBool,
 }
 
@@ -97,7 +101,7 @@ impl Proxy {
             live: ArcSwap::from_pointee(Live::new(snapshot, access, &metrics, None)),
             metrics,
             findings: FindingsStore::default(),
-            connections: AtomicUsize::new(0),
+            places: Places::default(),
             draining: AtomicBool::new(false),
         })
     }
@@ -121,7 +125,7 @@ impl Proxy {
 
     /// Client connections the process holds now.
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.places.taken()
     }
 
     /// From now on connections finish what is in flight and close.
@@ -321,24 +325,6 @@ impl Thread {
             *live = Rc::new(self.proxy.live());
         }
         live.clone()
-    }
-}
-
-/// A connection's place among those the process may hold; given back when dropped.
-pub struct ConnectionSlot(Arc<Proxy>);
-
-impl ConnectionSlot {
-    /// Takes a place; `None` where all are taken.
-    pub fn take(proxy: &Arc<Proxy>, connections_max: usize) -> Option<ConnectionSlot> {
-        let taken = proxy.connections.fetch_add(1, Ordering::Relaxed);
-        let slot = ConnectionSlot(proxy.clone());
-        (taken < connections_max).then_some(slot)
-    }
-}
-
-impl Drop for ConnectionSlot {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -18,15 +18,12 @@ use tokio::sync::{mpsc, watch};
 use crate::listener::{Accepted, Acceptor, Incoming};
 use crate::proxy::connection::{self, Arrival};
 use crate::proxy::handshake;
-use crate::proxy::{ConnectionSlot, Proxy, Thread};
+use crate::proxy::{ConnectionSlot, Proxy, Thread, places};
 use crate::shards;
 use crate::tls::Socket;
 
 /// Orders that may wait for a serving thread: a reload sends one for each listener.
 const ORDERS_MAX: usize = 64;
-
-/// While all places are taken, the accept loop looks this often whether one is free.
-const FULL_PAUSE: Duration = Duration::from_millis(5);
 
 /// While handshakes wait, a thread takes new connections in once in so long: none of them could
 /// begin sooner, and to be woken for each one by itself costs more than to take it in. Far below
@@ -163,6 +160,7 @@ async fn serve(proxy: Arc<Proxy>, mut orders: mpsc::Receiver<Order>) {
     tokio::task::spawn_local(go_on(thread.clone(), started));
     tokio::task::spawn_local(thread.timers.clone().sweep());
     tokio::task::spawn_local(thread.client.clone().sweep());
+    tokio::task::spawn_local(places::make_room(thread.clone()));
     // The sender lives as long as the process.
     while let Some(order) = orders.recv().await {
         match order {
@@ -244,7 +242,9 @@ async fn arrived(thread: &Rc<Thread>, listener: &Listener, accepted: Accepted) {
     };
     let local = SocketAddr::new(local.ip().to_canonical(), local.port());
     let socket = Socket::new(stream, client, local);
-    let arrival = Arrival { socket, slot: place(thread).await, not_before };
+    // Where all places are taken, accepting pauses until one is free.
+    let slot = ConnectionSlot::wait(thread).await;
+    let arrival = Arrival { socket, slot, not_before };
     match listener.speaks {
         Speaks::Https => {
             // As in a task, a panic costs its own connection.
@@ -257,17 +257,4 @@ async fn arrived(thread: &Rc<Thread>, listener: &Listener, accepted: Accepted) {
             tokio::task::spawn_local(arrive);
         }
     };
-}
-
-/// A place for a connection. Where all are taken, the longest idle connections of this thread are
-/// ended, a hundredth at a time, and accepting pauses until a place is free.
-async fn place(thread: &Rc<Thread>) -> ConnectionSlot {
-    let connections_max = thread.live().snapshot.runtime.connections_max;
-    loop {
-        if let Some(slot) = ConnectionSlot::take(&thread.proxy, connections_max) {
-            return slot;
-        }
-        thread.timers.end_longest_idle(connections_max.div_ceil(100));
-        tokio::time::sleep(FULL_PAUSE).await;
-    }
 }

@@ -341,5 +341,25 @@ fn a_full_edge_ends_idle_connections_for_new_ones() {
     }
     assert_eq!(kept[0].end(), crate::support::End::ClosedEarly, "the longest idle one went");
     assert!(edge.metric("sluss_connections", &[]) <= 10.0);
+    let ended = edge.metric("sluss_connections_ended_idle_total", &[]);
+    assert!((15.0..=25.0).contains(&ended), "as many as came too many, hardly more: {ended}");
     eventually("it is told", || edge.alarms("connections") == 1.0);
+}
+
+/// Whichever thread accepts the newcomer, and whosever the idle ones are.
+#[test]
+fn a_full_edge_ends_idle_connections_of_every_thread() {
+    let origin = Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
+    let edge = Setup::default()
+        .set("runtime.threads", "2")
+        .set("runtime.max_connections", "4")
+        .site("a.test", origin.url())
+        .start();
+    let mut kept = Vec::new();
+    for _ in 0..80 {
+        let mut client = edge.connect("a.test");
+        assert_eq!(client.ask(get("a.test", "/")).text(), "hi");
+        kept.push(client);
+    }
+    assert!(edge.metric("sluss_connections_ended_idle_total", &[]) >= 76.0);
 }
