@@ -304,7 +304,7 @@ fn sample(
         unanswered: gathered.unanswered.clone(),
         age_alarm: gathered.age_alarm,
         connections: gathered.connections,
-        handshakes_refused: totals.queue_refused(QueueName::Handshake),
+        handshakes_refused: refused(&HANDSHAKES_REFUSED),
         requests_refused: refused(&REQUESTS_REFUSED),
         handshakes_refused_at: refused_at.handshakes.clone(),
         requests_refused_at: refused_at.requests.clone(),

@@ -154,11 +154,6 @@ impl Totals {
         self.queue_wait[queue as usize].count()
     }
 
-    /// Entries that a queue refused or discarded, for whatever reason.
-    pub fn queue_refused(&self, queue: QueueName) -> u64 {
-        self.queue_refused[queue as usize].iter().sum()
-    }
-
     /// Refusals for this reason, on any stage.
     pub fn refused(&self, refusal: Refusal) -> u64 {
         self.refused[refusal as usize]

@@ -77,8 +77,14 @@ async fn arrive_late(thread: Rc<Thread>, mut socket: Socket, mut holding: Holdin
     };
     match Box::pin(read).await {
         Ok(first) => greeted(&thread, socket, first, holding, None),
-        Err(refusal) => thread.proxy.metrics.turned_away(refusal),
+        Err(refusal) => turn_away(&thread, &socket, refusal),
     }
+}
+
+/// Of one that has sent nothing to be answered: counted, and ended with a reset.
+fn turn_away(thread: &Thread, socket: &Socket, refusal: Refusal) {
+    socket.reset_on_close();
+    thread.proxy.metrics.turned_away(refusal);
 }
 
 /// Whether a trusted network's PROXY header comes first.
@@ -129,7 +135,7 @@ fn greeted(
             return;
         }
         hello::FirstBytes::Incomplete | hello::FirstBytes::Malformed => {
-            return thread.proxy.metrics.turned_away(Refusal::HelloMalformed);
+            return turn_away(thread, &socket, Refusal::HelloMalformed);
         }
     };
     let live = thread.live();
@@ -266,7 +272,7 @@ pub async fn arrive_plain(thread: Rc<Thread>, arrival: Arrival, https_port: u16)
     let holding = Holding { slot, gauge, place: None };
     match introduce(&thread, &mut socket).await {
         Ok(()) => serve_plain(&thread, socket, holding, https_port).await,
-        Err(refusal) => thread.proxy.metrics.turned_away(refusal),
+        Err(refusal) => turn_away(&thread, &socket, refusal),
     }
 }
 

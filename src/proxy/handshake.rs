@@ -202,6 +202,12 @@ impl Begun {
         Stepped { begun: self, over }
     }
 
+    /// Its client took too long: there is nobody to be told in words.
+    fn give_up(&self) -> Refusal {
+        self.handshake.reset_on_close();
+        Refusal::HandshakeDeadline
+    }
+
     /// Whether what is left is symmetric crypto alone.
     fn is_nearly_over(&self) -> bool {
         let verifies = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
@@ -244,6 +250,10 @@ pub async fn finish(thread: &Thread, started: Started) -> Option<(Handshaken, Ho
             Some((Handshaken { stream, settled, server_name, tls }, holding))
         }
         Err(refusal) => {
+            if refusal == Refusal::HandshakeDeadline {
+                // It waited in time and took too long: to the queue's reader that is the same.
+                proxy.metrics.refused(QueueName::Handshake, refusal);
+            }
             count(proxy, ended(refusal, HandshakeResult::Failed), None, at.elapsed());
             proxy.metrics.refused_at(site.as_deref(), refusal);
             None
@@ -262,10 +272,10 @@ async fn steps(thread: &Thread, mut stepped: Stepped) -> Result<tls::Established
         };
         if begun.is_nearly_over() {
             let over = deadline.bound(poll_fn(|cx| begun.handshake.poll_step(cx))).await;
-            return over.map_err(|_| Refusal::HandshakeDeadline)?;
+            return over.map_err(|_| begun.give_up())?;
         }
         let ready = deadline.bound(poll_fn(|cx| begun.handshake.poll_ready(cx))).await;
-        ready.map_err(|_| Refusal::HandshakeDeadline)?;
+        ready.map_err(|_| begun.give_up())?;
         let (answer, next) = oneshot::channel();
         thread.proxy.handshakes.go_on(Waiting::GoOn(begun, answer));
         stepped = next.await.map_err(|_| Refusal::HandshakeFailed)?;

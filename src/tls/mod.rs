@@ -75,6 +75,13 @@ impl Handshake {
         self.0.get_mut().map_or(Poll::Ready(()), |socket| socket.poll_ready(cx))
     }
 
+    /// Makes the close of the connection a reset, where the handshake is given up.
+    pub fn reset_on_close(&self) {
+        if let Some(socket) = self.0.get_ref() {
+            socket.reset_on_close();
+        }
+    }
+
     /// Whether TLS 1.3 has sent the server's flight. The key exchange and the signature are behind
     /// it (RFC 8446 2): what is left costs symmetric crypto, unless a client's certificate comes.
     pub fn has_signed(&self) -> bool {

@@ -79,10 +79,10 @@ fn bytes_that_are_no_hello_are_hung_up_on() {
     let edge = Edge::before(Origin::echo().url());
     let mut stream = edge.tcp();
     stream.write_all(b"\x80\x2e\x01\x00\x02 an SSLv2 hello").unwrap();
-    Wire::new(stream).end();
+    assert_eq!(Wire::new(stream).end(), End::Cut);
     let mut stream = edge.tcp();
     stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").unwrap();
-    Wire::new(stream).end();
+    assert_eq!(Wire::new(stream).end(), End::Cut);
     eventually("they are counted", || edge.refused("hello-malformed") == 2.0);
     assert_eq!(edge.refused("plain-http"), 0.0);
 }

@@ -1,15 +1,16 @@
 //! Each bound in time acts. The bound under test is short, all others are far away; what is
 //! asserted is the outcome and its reason, never how long it took.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
+use crate::support::client::tcp;
 use crate::support::frames::{
     self, DATA, END_HEADERS, HEADERS, NO_ERROR, PING, SETTINGS, block, frame, get_frame,
 };
 use crate::support::origin::{nobody, ok};
-use crate::support::wire::Wire;
 use crate::support::{Edge, End, Origin, Setup, eventually, get};
 
 #[track_caller]
@@ -17,28 +18,79 @@ fn with(origin: &Origin, key: &str) -> Edge {
     Setup::default().set(key, r#""250ms""#).site("a.test", origin.url()).start()
 }
 
-#[test]
-fn a_client_that_says_no_hello_is_hung_up_on() {
-    let origin = Origin::echo();
-    let edge = with(&origin, "timeouts.hello");
-    let mut stream = edge.tcp();
-    stream.write_all(&[22, 3, 1, 2]).unwrap(); // The beginning of a record.
-    Wire::new(stream).end();
-    eventually("it is counted", || edge.refused("hello-timeout") == 1.0);
+/// Whatever was said before, the connection ends with a reset.
+#[track_caller]
+fn assert_reset(mut stream: TcpStream) {
+    let end = stream.read_to_end(&mut Vec::new());
+    assert_eq!(end.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
 }
 
 #[test]
-fn a_handshake_that_is_never_finished_is_given_up() {
+fn a_client_that_says_no_hello_is_reset() {
+    let origin = Origin::echo();
+    let edge = with(&origin, "timeouts.hello");
+    let mut half = edge.tcp();
+    half.write_all(&[22, 3, 1, 2]).unwrap(); // The beginning of a record.
+    let silent = edge.tcp(); // The kernel hands it over after a second.
+    assert_reset(half);
+    assert_reset(silent);
+    eventually("they are counted", || edge.refused("hello-timeout") == 2.0);
+}
+
+#[test]
+fn what_turns_out_to_be_no_hello_is_reset() {
+    let origin = Origin::echo();
+    let edge = Edge::before(origin.url());
+    let mut stream = edge.tcp();
+    stream.write_all(&[22, 3, 1]).unwrap();
+    let reads = || edge.metric("sluss_connections", &[r#"state="hello""#]) == 1.0;
+    eventually("the edge waits for more", reads);
+    stream.write_all(&[0, 0, 0, 0, 0]).unwrap();
+    assert_reset(stream);
+    eventually("it is counted", || edge.refused("hello-malformed") == 1.0);
+}
+
+/// On either kind of listener, whether it is wrong or never whole.
+#[test]
+fn who_is_not_introduced_is_reset() {
+    let origin = Origin::echo();
+    let edge = Setup::default()
+        .set("listen.proxy_protocol_from", r#"["127.0.0.0/8"]"#)
+        .set("timeouts.hello", r#""250ms""#)
+        .site("a.test", origin.url())
+        .start();
+    for (at, address) in [edge.https[0], edge.http[0]].into_iter().enumerate() {
+        for begin in ["PROXY TCP4 192", "GET / HTTP/1.1\r\n"] {
+            let mut stream = tcp(address);
+            stream.write_all(begin.as_bytes()).unwrap();
+            assert_reset(stream);
+        }
+        let both = 2.0 * (at + 1) as f64;
+        eventually("they are counted", || edge.refused("proxy-header") == both);
+    }
+}
+
+#[test]
+fn a_handshake_that_is_never_finished_is_reset() {
     let origin = Origin::echo();
     let edge = with(&origin, "queues.handshake_deadline");
     let config = crate::support::authority::authority().client(&[]);
     let name = "a.test".try_into().unwrap();
     let mut hello = rustls::ClientConnection::new(config.into(), name).unwrap();
-    let mut stream = edge.tcp();
-    hello.write_tls(&mut stream).unwrap();
+    let mut record = Vec::new();
+    hello.write_tls(&mut record).unwrap();
+    let mut streams: Vec<TcpStream> = (0..5).map(|_| edge.tcp()).collect();
+    for stream in &mut streams {
+        stream.write_all(&record).unwrap();
+    }
     // The edge's flight comes; ours never does.
-    let _ = Wire::new(stream).rest();
-    eventually("it is counted", || edge.refused("handshake-deadline") == 1.0);
+    streams.into_iter().for_each(assert_reset);
+    eventually("they are counted", || edge.refused("handshake-deadline") == 5.0);
+    let of_queue = [r#"queue="handshake""#, r#"reason="handshake-deadline""#];
+    assert_eq!(edge.metric("sluss_queue_refused_total", &of_queue), 5.0);
+    eventually("and told", || edge.alarms("handshakes-refused") == 1.0);
+    let alarms = edge.admin_json("/api/status")["alarms"].to_string();
+    assert!(alarms.contains("all at a.test"), "{alarms}");
 }
 
 #[test]
