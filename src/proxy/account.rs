@@ -219,6 +219,11 @@ impl Entries {
         Reply::Refused { refusal, page }
     }
 
+    /// The client is sent on, for this reason.
+    pub fn redirects(&mut self, refusal: Refusal) {
+        self.refusal = Some(refusal);
+    }
+
     fn conclude(&mut self, cut: Option<Refusal>) {
         self.refusal = self.refusal.or(cut);
         self.unanswered();

@@ -259,10 +259,12 @@ fn tell_alert(socket: &mut Socket, refusal: Refusal) {
 }
 
 /// Plain HTTP on the TLS port: told where the site is.
-fn redirect(thread: &Rc<Thread>, socket: Socket, holding: Holding) -> Served {
-    thread.proxy.metrics.turned_away(Refusal::PlainHttp);
-    let https_port = socket.local.port();
-    serve_plain(thread, socket, holding, https_port)
+fn redirect(thread: &Rc<Thread>, mut socket: Socket, holding: Holding) -> Served {
+    // Failing shows itself to whoever reads.
+    let _ = socket.settle();
+    let addresses = (socket.client, socket.local);
+    let handler = Handler::misled(thread.clone(), addresses, holding);
+    Box::pin(downstream::h1::serve(socket, &thread.timers, handler))
 }
 
 /// A connection to a plain listener: redirected to `https_port`, ACME challenges let through.

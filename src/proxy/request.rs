@@ -70,6 +70,8 @@ pub enum Security {
     Plain {
         /// Where the same host serves TLS.
         https_port: u16,
+        /// It came to a TLS listener.
+        misled: bool,
     },
     /// By TLS.
     Tls {
@@ -95,14 +97,24 @@ enum Unrouted {
 }
 
 impl Handler {
-    /// For a connection to a plain listener, or plain HTTP on a TLS listener.
+    /// For a connection to a plain listener.
     pub fn plain(
         thread: Rc<Thread>,
-        (client, local): (SocketAddr, SocketAddr),
+        addresses: (SocketAddr, SocketAddr),
         holding: Holding,
         https_port: u16,
     ) -> Handler {
-        Handler::new(thread, (client, local), holding, Security::Plain { https_port })
+        Handler::new(thread, addresses, holding, Security::Plain { https_port, misled: false })
+    }
+
+    /// For plain HTTP on a TLS listener.
+    pub fn misled(
+        thread: Rc<Thread>,
+        (client, local): (SocketAddr, SocketAddr),
+        holding: Holding,
+    ) -> Handler {
+        let security = Security::Plain { https_port: local.port(), misled: true };
+        Handler::new(thread, (client, local), holding, security)
     }
 
     /// For a connection whose handshake is done.
@@ -171,7 +183,12 @@ impl Service for Handler {
 
     fn limits(&self) -> Limits {
         let timeouts = self.thread.live().snapshot.timeouts.clone();
-        Limits { head: timeouts.head, idle: timeouts.idle, body: timeouts.body }
+        let (head, idle) = match self.connection.security {
+            // Where a hello is expected, this is as long as a client may take to say anything.
+            Security::Plain { misled: true, .. } => (timeouts.hello, timeouts.hello),
+            _ => (timeouts.head, timeouts.idle),
+        };
+        Limits { head, idle, body: timeouts.body }
     }
 
     fn draining(&self) -> bool {
@@ -248,7 +265,12 @@ impl Service for Handler {
             let head = head.expect("the account was opened with it");
             self.note_request(&live, head, (&findings, &request_id));
             let reply = match self.route(&live, head) {
-                Err(Unrouted::Redirect(location)) => Reply::Redirect(location),
+                Err(Unrouted::Redirect(location)) => {
+                    if let Security::Plain { misled: true, .. } = self.connection.security {
+                        entries.redirects(Refusal::PlainHttp);
+                    }
+                    Reply::Redirect(location)
+                }
                 Err(Unrouted::Refused(refusal)) => entries.refuse(refusal),
                 Ok(route) => {
                     entries.site(&route.site, &route.state);
@@ -301,15 +323,15 @@ impl Handler {
     fn route(&self, live: &Live, head: &RequestHead) -> Result<Route, Unrouted> {
         let host = head.authority().host();
         let found = self.site(live, host);
-        if let Security::Plain { https_port } = self.connection.security {
-            let challenge = found.is_some() && head.path().starts_with(ACME_PREFIX);
-            if !challenge {
-                return Err(Unrouted::Redirect(https_location(head, https_port)));
-            }
-        }
+        // Nobody is sent on to a host that is not served here.
         let Some((site, state)) = found else {
             return Err(Unrouted::Refused(Refusal::UnknownHost));
         };
+        if let Security::Plain { https_port, misled } = self.connection.security
+            && (misled || !head.path().starts_with(ACME_PREFIX))
+        {
+            return Err(Unrouted::Redirect(https_location(head, https_port)));
+        }
         if !self.covers(live, host, site) {
             return Err(Unrouted::Refused(Refusal::Misdirected));
         }

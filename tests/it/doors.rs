@@ -54,6 +54,41 @@ fn plain_http_on_the_tls_port_is_redirected() {
     let expected = format!("https://a.test:{port}/x?y=1");
     assert_eq!(response.field("location"), Some(expected.as_str()));
     assert_eq!(client.end(), End::ClosedEarly);
+    eventually("it is counted", || edge.refused("plain-http") == 1.0);
+    let line = edge.logged("its line", |line| line["http.response.status_code"] == 308);
+    assert_eq!(line["error.type"], "plain-http");
+}
+
+/// What is not redirected has its own reason, and that alone.
+#[test]
+fn plain_http_on_the_tls_port_is_refused_for_one_reason() {
+    let origin = Origin::echo();
+    let edge = Setup::default().set("timeouts.hello", r#""1s""#).site("a.test", origin.url());
+    let edge = edge.start();
+    for (head, status, reason) in [
+        ("GET / HTTP/1.1\r\nHost: a.test\r\nX-Slow", 408, "head-timeout"),
+        ("GET / HTTP/1.1\r\nHost: a.test\r\nHost: b.test\r\n\r\n", 400, "head-malformed"),
+    ] {
+        let response = Wire::new(edge.tcp()).ask(head);
+        assert_eq!((response.status(), response.refused()), (status, Some(reason)));
+        eventually("it is counted", || edge.refused(reason) == 1.0);
+    }
+    assert_eq!(edge.refused("plain-http"), 0.0);
+}
+
+#[test]
+fn nobody_is_redirected_to_a_host_that_no_site_has() {
+    let origin = Origin::echo();
+    let edge = Edge::before(origin.url());
+    for address in [edge.https[0], edge.http[0]] {
+        for path in ["/", "/.well-known/acme-challenge/token"] {
+            let response = Wire::new(tcp(address)).ask(get("evil.example", path));
+            assert_eq!((response.status(), response.refused()), (404, Some("unknown-host")));
+            assert_eq!(response.field("location"), None);
+        }
+    }
+    eventually("they are counted", || edge.refused("unknown-host") == 4.0);
+    assert_eq!((edge.refused("plain-http"), origin.accepted()), (0.0, 0));
 }
 
 #[test]
