@@ -12,7 +12,8 @@
 //!   of credit, an entry is charged its `cost`. The quantum is the largest cost pushed since the
 //!   queue was last empty; with it each turn serves at least one entry, and `pop` passes at most
 //!   one key over. Over any time in which two keys always have entries, the costs served by weight
-//!   differ by at most three quanta. Entries that are put out charge nobody.
+//!   differ by at most three quanta. Entries that are put out charge nobody. Of one that turned out
+//!   to cost more than was said, [`FairQueue::charge`] takes the rest from its key's next turns.
 //! - **Lanes.** Keys of [`Lane::Ahead`] have turns before those of [`Lane::InOrder`], but never two
 //!   together while one of the latter waits: an urgent key waits for one turn at most (and those of
 //!   other urgent keys), and a plain one is delayed, never starved.
@@ -40,7 +41,8 @@
 //! A key exists exactly while it has entries: memory depends on `depth`, not on the keys ever seen.
 //! Credit left when a key's last entry leaves is forgotten.
 //!
-//! Cost of each operation: O(1), the hash of the key included. The fattest key stands first in the
+//! Cost of each operation: O(1), the hash of the key included; over all pops, one step more for each
+//! quantum that was charged later. The fattest key stands first in the
 //! highest bucket of keys by fatness; one entry more or less moves a key by at most one bucket, so
 //! the highest one is always known. The exception: where a push brings another `weight` for a key
 //! that is waiting (a reload), finding the highest bucket anew costs up to `depth` steps, once.
@@ -186,6 +188,8 @@ struct Key<K, T> {
     key: K,
     weight: u64,
     lane: Lane,
+    /// Charged later, and not yet paid by turns.
+    debt: u64,
     credit: u64,
     /// By sort.
     lines: [Line<T>; 2],
@@ -337,6 +341,15 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         Some(self.leave(at, Why::Turn, now))
     }
 
+    /// Charges a key for an entry that was served and cost so much more than was said: its next turns
+    /// pay for it, while others wait as well. A key that has no entries has nothing to pay with.
+    pub fn charge(&mut self, key: &K, sort: Sort, cost: u32) {
+        let Some(&at) = self.index.get(key) else { return };
+        let owner = &mut self.keys[at];
+        owner.debt += u64::from(cost);
+        owner.lines[sort as usize].served += u64::from(cost);
+    }
+
     /// Puts out the entry that was pushed first, if its deadline has passed, else the oldest of the
     /// fattest key, if that key stands and it has waited too long for that.
     pub fn expire(&mut self, now: Instant) -> Option<Left<T>> {
@@ -411,6 +424,7 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
             key: entry.key.clone(),
             weight,
             lane: entry.lane,
+            debt: 0,
             credit: 0,
             lines: [Line::new(), Line::new()],
             count: 0,
@@ -435,8 +449,27 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
             }
             self.end_turn(key);
         }
-        let key = self.begin_turn()?;
+        let mut key = self.begin_turn()?;
+        while !self.pays(key) {
+            self.end_turn(key);
+            key = self.begin_turn()?;
+        }
         self.next_of(key, now)
+    }
+
+    /// Whether the key, at the beginning of its turn, can pay what it owes and has a turn left. Where nobody else waits, nobody was
+    /// harmed by what it did not pay.
+    fn pays(&mut self, key: usize) -> bool {
+        let is_alone = self.keys.len() == 1;
+        let owner = &mut self.keys[key];
+        if is_alone {
+            owner.debt = 0;
+        }
+        let paid = owner.debt.min(owner.credit);
+        owner.debt -= paid;
+        owner.credit -= paid;
+        // What is left must be enough for any entry.
+        owner.credit >= self.quantum
     }
 
     fn next_of(&self, key: usize, now: Instant) -> Option<usize> {

@@ -122,6 +122,11 @@ impl<T: Waiting> HandshakeQueue<T> {
         out
     }
 
+    /// Charges a customer for a handshake that cost so much more than its entry said.
+    pub fn charge(&self, customer: &CustomerId, sort: Sort, cost: u32) {
+        lock(&self.state).waiting.charge(customer, sort, cost);
+    }
+
     /// Lets a handshake that has begun take another step, before all that wait.
     pub fn go_on(&self, item: T) {
         let mut state = lock(&self.state);

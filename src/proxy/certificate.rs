@@ -37,10 +37,20 @@ pub fn covers(
     }
 }
 
-/// Whether a new connection with this server name is likely to cost an RSA signature.
-pub fn is_rsa(store: &CertStore, site: Option<&Site>, server_name: Option<&str>) -> bool {
-    match site.and_then(|site| site.certificate.as_deref()) {
-        Some(named) => store.named(named).is_some_and(|certificate| certificate.key().is_rsa()),
-        None => store.candidates(server_name).all(|certificate| certificate.key().is_rsa()),
+/// Whether a new connection with this server name is likely to cost an RSA signature: of a client
+/// that takes no other, also where there is a certificate of another kind beside.
+pub fn is_rsa(
+    store: &CertStore,
+    site: Option<&Site>,
+    server_name: Option<&str>,
+    offers_ecdsa: bool,
+) -> bool {
+    if let Some(named) = site.and_then(|site| site.certificate.as_deref()) {
+        return store.named(named).is_some_and(|certificate| certificate.key().is_rsa());
+    }
+    let mut candidates = store.candidates(server_name);
+    match offers_ecdsa {
+        true => candidates.all(|certificate| certificate.key().is_rsa()),
+        false => candidates.any(|certificate| certificate.key().is_rsa()),
     }
 }

@@ -150,7 +150,7 @@ fn greeted(
         Ok(admissible) => {
             holding.gauge.set(ConnectionState::Queued);
             let ClientHello { server_name, .. } = hello;
-            let guest = Guest { socket, server_name, site: metrics, holding };
+            let guest = Guest { socket, server_name, site: metrics, holding, believed: None };
             handshake::queue(thread, guest, admissible);
         }
         Err(refusal) => {
@@ -196,15 +196,16 @@ fn admissible(
     if !certificate::is_at_hand(certs, site.map(|(site, _)| &**site), name) {
         return Err(Refusal::NoCertificate);
     }
-    let cost = cost(live, site.map(|(site, _)| &**site), hello);
+    let (cost, otherwise) = cost(live, site.map(|(site, _)| &**site), hello);
     let sort = if hello.offers_resumption { Sort::Light } else { Sort::Heavy };
     let Some((site, state)) = site else {
         let customer =
             CustomerId::parse(UNKNOWN_CUSTOMER).map_err(|_| Refusal::UnknownServerName)?;
-        return Ok(Admissible { customer, weight: 1, cost, sort, since });
+        return Ok(Admissible { customer, weight: 1, cost, otherwise, sort, since });
     };
     holding.place = bound(live, (site, state), socket.client.ip())?;
-    Ok(Admissible { customer: site.customer.clone(), weight: site.weight, cost, sort, since })
+    let (customer, weight) = (site.customer.clone(), site.weight);
+    Ok(Admissible { customer, weight, cost, otherwise, sort, since })
 }
 
 /// The bounds of the site and of the client at it; gives the client's place among its connections.
@@ -236,16 +237,18 @@ fn bound(
     Ok(place)
 }
 
-/// What the handshake will cost, microseconds of a core, as far as the hello tells.
-fn cost(live: &Live, site: Option<&Site>, hello: &ClientHello) -> u32 {
+/// What the handshake will cost, microseconds of a core, as far as the hello tells; and how much
+/// more, where the session that it offers is not resumed.
+fn cost(live: &Live, site: Option<&Site>, hello: &ClientHello) -> (u32, u32) {
     let costs = live.snapshot.queues.costs;
     let name = hello.server_name.as_ref().map(Hostname::as_str);
-    if hello.offers_resumption {
-        return costs.resumed;
-    }
-    match certificate::is_rsa(&live.snapshot.certs, site, name) {
+    let full = match certificate::is_rsa(&live.snapshot.certs, site, name, hello.offers_ecdsa) {
         true => costs.full_rsa,
         false => costs.full_ecdsa,
+    };
+    match hello.offers_resumption {
+        true => (costs.resumed, full.saturating_sub(costs.resumed)),
+        false => (full, 0),
     }
 }
 

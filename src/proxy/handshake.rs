@@ -47,6 +47,8 @@ pub struct Admissible {
     pub weight: u32,
     /// What the handshake will cost, microseconds of a core.
     pub cost: u32,
+    /// How much more, where the session that the client offers is not resumed.
+    pub otherwise: u32,
     /// Whether the client offers to resume a session.
     pub sort: Sort,
     /// When the client began to wait.
@@ -75,6 +77,16 @@ pub struct Guest {
     pub site: Option<Arc<SiteMetrics>>,
     /// What it holds from accept to close.
     pub holding: Holding,
+    /// What was believed of it.
+    pub believed: Option<Believed>,
+}
+
+/// A client's word that its handshake will be a cheap one. Anybody can say so: a ticket is some
+/// bytes until it is looked into.
+pub struct Believed {
+    customer: CustomerId,
+    /// What its customer is charged where it was not true.
+    cost: u32,
 }
 
 /// A connection whose first step is taken: its serving thread goes on with it.
@@ -83,6 +95,7 @@ pub struct Started {
     server_name: Option<Hostname>,
     site: Option<Arc<SiteMetrics>>,
     holding: Holding,
+    believed: Option<Believed>,
 }
 
 /// A connection that waits for a handshake thread.
@@ -139,14 +152,15 @@ impl Waiting {
         match self {
             Waiting::Begin(guest, home) => {
                 proxy.metrics.queue_wait(QueueName::Handshake, waited);
-                let Guest { socket, server_name, site, holding } = *guest;
+                let Guest { socket, server_name, site, holding, believed } = *guest;
                 let name = server_name.as_ref();
                 let Some(stepped) = guarded(|| Begun::new(proxy, socket, name, waited).step())
                 else {
                     return turned_away(proxy, site.as_deref(), Refusal::HandshakeFailed);
                 };
                 // There is room for all that hold a place; a serving thread ends with the process.
-                let _ = home.try_send(Started { stepped, server_name, site, holding });
+                let started = Started { stepped, server_name, site, holding, believed };
+                let _ = home.try_send(started);
             }
             Waiting::GoOn(begun, answer) => {
                 if let Some(stepped) = guarded(|| begun.step()) {
@@ -226,10 +240,13 @@ pub fn work(proxy: &Arc<Proxy>) {
 }
 
 /// Lets a connection wait for a handshake thread, or turns it or another away.
-pub fn queue(thread: &Thread, guest: Guest, admissible: Admissible) {
+pub fn queue(thread: &Thread, mut guest: Guest, admissible: Admissible) {
     let proxy = &thread.proxy;
+    let Admissible { customer, weight, cost, otherwise, sort, since } = admissible;
+    if otherwise > 0 {
+        guest.believed = Some(Believed { customer: customer.clone(), cost: otherwise });
+    }
     let item = Waiting::Begin(Box::new(guest), thread.started.clone());
-    let Admissible { customer, weight, cost, sort, since } = admissible;
     let entry = Entry { customer, weight, cost, sort, since, item };
     for (waiting, refusal) in proxy.handshakes.push(entry) {
         waiting.turn_away(proxy, refusal);
@@ -240,10 +257,15 @@ pub fn queue(thread: &Thread, guest: Guest, admissible: Admissible) {
 /// counted. *Cancel safety*: dropping it gives the handshake up, at its next step.
 pub async fn finish(thread: &Thread, started: Started) -> Option<(Handshaken, Holding)> {
     let proxy = &thread.proxy;
-    let Started { stepped, server_name, site, mut holding } = started;
+    let Started { stepped, server_name, site, mut holding, believed } = started;
     holding.gauge.set(ConnectionState::Handshake);
     let (at, tls) = (stepped.begun.at, stepped.begun.tls.clone());
-    match steps(thread, stepped).await {
+    let outcome = steps(thread, stepped).await;
+    let is_resumed = outcome.as_ref().is_ok_and(|established| established.settled.resumed);
+    if let Some(Believed { customer, cost }) = believed.filter(|_| !is_resumed) {
+        proxy.handshakes.charge(&customer, Sort::Light, cost);
+    }
+    match outcome {
         Ok(tls::Established { stream, settled }) => {
             holding.gauge.set(ConnectionState::Idle);
             count(proxy, HandshakeResult::Ok, Some(settled), at.elapsed());
@@ -377,7 +399,7 @@ mod tests {
         let slot = ConnectionSlot::take(proxy, 10).unwrap();
         let gauge = proxy.metrics.connection(ConnectionState::Queued);
         let holding = Holding { slot, gauge, place: None };
-        let guest = Guest { socket, server_name: None, site: None, holding };
+        let guest = Guest { socket, server_name: None, site: None, holding, believed: None };
         let item = Waiting::Begin(Box::new(guest), home);
         let since = Instant::now();
         let customer = CustomerId::parse("a").unwrap();

@@ -509,7 +509,7 @@ fn every_rule_holds_under_random_operations() {
         let mut random = Random(seed);
         let mut model = Model::new(seed, &mut random);
         for _ in 0..400 {
-            match random.below(10) {
+            match random.below(11) {
                 0..5 => model.push(&mut random),
                 5..8 => {
                     let gone = random.below(6) == 0;
@@ -522,6 +522,10 @@ fn every_rule_holds_under_random_operations() {
                     if let Some(left) = model.queue.expire(model.now) {
                         model.check_left(&left);
                     }
+                }
+                9 => {
+                    let sort = if random.below(2) == 0 { Sort::Heavy } else { Sort::Light };
+                    model.queue.charge(&(random.below(12) as u32), sort, random.below(20) as u32);
                 }
                 _ => model.now += Duration::from_millis(random.below(200)),
             }
@@ -559,6 +563,52 @@ fn keys_that_always_wait_get_cost_by_weight_within_three_quanta() {
             assert!(most - least <= 3.0 * queue.quantum as f64, "seed {seed}: {served:?}");
         }
     }
+}
+
+/// Key 1 says that its entries cost 120, and they cost 445, which is told `late` entries later.
+#[test]
+fn a_key_whose_entries_cost_more_than_was_said_pays_for_it() {
+    for late in [0, 1, 40] {
+        let (mut queue, now) = (queue(1_000), Instant::now());
+        let push = |queue: &mut FairQueue<u32, u64>, key: u32| {
+            let (cost, sort) = if key == 1 { (120, Sort::Light) } else { (445, Sort::Heavy) };
+            queue.push(Entry { cost, sort, ..entry(key, key.into(), now) }, now);
+        };
+        for _ in 0..20 {
+            push(&mut queue, 1);
+            push(&mut queue, 2);
+        }
+        let (mut served, mut owed) = ([0_u64, 0], 0);
+        for _ in 0..4_000 {
+            let key = queue.pop(now, |_| false).unwrap().item as u32;
+            served[key as usize - 1] += 1;
+            push(&mut queue, key);
+            owed += if key == 1 { 1 } else { 0 };
+            if owed > late {
+                owed -= 1;
+                queue.charge(&1, Sort::Light, 445 - 120);
+            }
+        }
+        let [lying, honest] = served;
+        assert!(honest.abs_diff(lying) <= late + 8, "{late} late: {served:?}");
+    }
+}
+
+#[test]
+fn what_was_not_paid_is_forgiven_where_nobody_else_waits() {
+    let (mut queue, now) = (queue(16), Instant::now());
+    queue.charge(&1, Sort::Light, 7); // It has no entries.
+    for item in 0..4 {
+        queue.push(entry(1, item, now), now);
+    }
+    queue.charge(&1, Sort::Heavy, 1_000_000);
+    assert_eq!(items(&mut queue, now), [0, 1, 2, 3]);
+    queue.push(entry(1, 4, now), now);
+    queue.push(entry(2, 20, now), now);
+    queue.push(entry(2, 21, now), now);
+    queue.push(entry(2, 22, now), now);
+    queue.charge(&1, Sort::Heavy, 2);
+    assert_eq!(items(&mut queue, now), [20, 21, 4, 22], "two turns late");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! [`parse`] is pure: it looks at the bytes a client has sent so far and says what they are. It
 //! takes from the hello what decides about the connection's further way - the server name, whether
-//! HTTP/2 is offered, whether a resumption is - and judges nothing else: the TLS library reads the
+//! HTTP/2 is offered, whether a resumption is, which kind of signature - and judges nothing else: the TLS library reads the
 //! same bytes again and has the last word. [`glance`] is the thin I/O around it for a hello that is
 //! there as a whole, as nearly all are: it leaves the bytes in the kernel, so that one that is turned
 //! away needs no memory. [`read`] waits for the others, and gives the bytes back with the answer, so
@@ -33,6 +33,7 @@ const CONTENT_HANDSHAKE: u8 = 22;
 const HANDSHAKE_CLIENT_HELLO: u8 = 1;
 
 const EXTENSION_SERVER_NAME: u16 = 0;
+const EXTENSION_SIGNATURE_ALGORITHMS: u16 = 13;
 const EXTENSION_ALPN: u16 = 16;
 const EXTENSION_SESSION_TICKET: u16 = 35;
 const EXTENSION_PRE_SHARED_KEY: u16 = 41;
@@ -46,6 +47,8 @@ pub struct ClientHello {
     pub offers_h2: bool,
     /// A ticket or a pre-shared key is offered: the handshake is likely to be cheap.
     pub offers_resumption: bool,
+    /// A signature scheme of elliptic curves is offered (RFC 8446 4.2.3): ECDSA, or EdDSA.
+    pub offers_ecdsa: bool,
 }
 
 /// What a client's first bytes are.
@@ -227,6 +230,7 @@ fn read_body(body: &[u8]) -> Option<ClientHello> {
         match kind {
             EXTENSION_SERVER_NAME => hello.server_name = server_name(data)?,
             EXTENSION_ALPN => hello.offers_h2 = offers_h2(data)?,
+            EXTENSION_SIGNATURE_ALGORITHMS => hello.offers_ecdsa = offers_ecdsa(data)?,
             // An empty ticket only asks for one (RFC 5077 3.2).
             EXTENSION_SESSION_TICKET => hello.offers_resumption |= !data.is_empty(),
             EXTENSION_PRE_SHARED_KEY => hello.offers_resumption = true,
@@ -258,6 +262,15 @@ fn offers_h2(data: &[u8]) -> Option<bool> {
         found |= list.vector8()? == b"h2";
     }
     Some(found)
+}
+
+fn offers_ecdsa(data: &[u8]) -> Option<bool> {
+    let schemes = Cursor(data).vector16()?.chunks_exact(2);
+    let is_whole = schemes.remainder().is_empty();
+    let mut schemes = schemes.map(|scheme| u16::from_be_bytes([scheme[0], scheme[1]]));
+    // P-256, P-384, P-521; Ed25519, Ed448.
+    let found = schemes.any(|scheme| matches!(scheme, 0x0403 | 0x0503 | 0x0603 | 0x0807 | 0x0808));
+    is_whole.then_some(found)
 }
 
 #[cfg(test)]
@@ -295,6 +308,7 @@ mod tests {
         assert_eq!(read.server_name.unwrap().as_str(), "blog.example");
         assert!(read.offers_h2);
         assert!(!read.offers_resumption);
+        assert!(read.offers_ecdsa);
         assert!(!hello(&real_hello("blog.example", &[b"http/1.1"])).offers_h2);
     }
 
@@ -317,6 +331,16 @@ mod tests {
             split.extend_from_slice(piece);
         }
         assert_eq!(hello(&split), hello(&bytes));
+    }
+
+    #[test]
+    fn signature_schemes_are_read_to_their_end() {
+        assert_eq!(offers_ecdsa(&[0, 4, 8, 4, 4, 3]), Some(true));
+        assert_eq!(offers_ecdsa(&[0, 6, 8, 4, 4, 1, 2, 1]), Some(false), "RSA alone");
+        assert_eq!(offers_ecdsa(&[0, 2, 8, 7]), Some(true));
+        assert_eq!(offers_ecdsa(&[0, 0]), Some(false));
+        assert_eq!(offers_ecdsa(&[0, 3, 8, 4, 4]), None, "half a scheme");
+        assert_eq!(offers_ecdsa(&[0, 4, 8, 4]), None, "cut short");
     }
 
     #[test]
