@@ -130,11 +130,6 @@ pub enum Refusal {
     /// No piece of the response body came in time.
     #[error("no piece of the response body came in time")]
     UpstreamBodyTimeout,
-
-    // The process.
-    /// The edge is shutting down.
-    #[error("the edge is shutting down")]
-    Draining,
 }
 
 /// Whose doing it was.
@@ -190,7 +185,6 @@ impl Refusal {
         Refusal::UpstreamHeadMalformed,
         Refusal::UpstreamBodyMalformed,
         Refusal::UpstreamBodyTimeout,
-        Refusal::Draining,
     ];
 
     /// The word for it in log, metrics, `Sluss-Refused` and `docs/refusals.md`.
@@ -234,7 +228,6 @@ impl Refusal {
             Refusal::UpstreamHeadMalformed => "upstream-head-malformed",
             Refusal::UpstreamBodyMalformed => "upstream-body-malformed",
             Refusal::UpstreamBodyTimeout => "upstream-body-timeout",
-            Refusal::Draining => "draining",
         }
     }
 
@@ -278,8 +271,7 @@ impl Refusal {
             | Refusal::ClientRequestRate
             | Refusal::RequestRate
             | Refusal::RequestQueueFull
-            | Refusal::RequestDeadline
-            | Refusal::Draining => Side::Edge,
+            | Refusal::RequestDeadline => Side::Edge,
         }
     }
 
@@ -317,10 +309,7 @@ impl Refusal {
             | Refusal::UpstreamClosed
             | Refusal::UpstreamHeadMalformed
             | Refusal::UpstreamBodyMalformed => Some(502),
-            Refusal::NoEndpoint
-            | Refusal::RequestQueueFull
-            | Refusal::RequestDeadline
-            | Refusal::Draining => Some(503),
+            Refusal::NoEndpoint | Refusal::RequestQueueFull | Refusal::RequestDeadline => Some(503),
             Refusal::UpstreamTimeout | Refusal::UpstreamBodyTimeout => Some(504),
         }
     }
@@ -366,8 +355,7 @@ impl Refusal {
             | Refusal::ClientStalled
             | Refusal::UpstreamHeadMalformed
             | Refusal::UpstreamBodyMalformed
-            | Refusal::UpstreamBodyTimeout
-            | Refusal::Draining => true,
+            | Refusal::UpstreamBodyTimeout => true,
         }
     }
 
