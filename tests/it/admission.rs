@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::authority::authority;
 use crate::support::client::{ServerNameSent, handshake};
+use crate::support::frames::{self, REFUSED_STREAM, RST_STREAM, get_frame};
 use crate::support::origin::ok;
 use crate::support::wire::Wire;
 use crate::support::{Edge, Origin, Setup, eventually, get, tools, wait_for};
@@ -42,6 +43,38 @@ fn a_full_request_queue_is_a_503_and_those_who_wait_are_served() {
     assert_eq!(first.response().text(), "served");
     assert_eq!(third.response().text(), "served");
     assert_eq!(second.ask(get("a.test", "/again")).text(), "served", "the connection stayed");
+}
+
+/// Over HTTP/2 the stream is refused instead, so that a client may ask again at once (RFC 9113 8.7).
+#[test]
+fn a_full_request_queue_refuses_the_stream_over_http_2() {
+    let open = Arc::new(AtomicBool::new(false));
+    let gate = open.clone();
+    let origin = Origin::answering(move |_| {
+        eventually("the site is let go", || gate.load(Ordering::SeqCst));
+        ok("served")
+    });
+    let edge = Setup::default()
+        .set("queues.request_depth", "1")
+        .set("queues.request_deadline", r#""60s""#)
+        .site_with("a.test", origin.url(), "limits = { in_flight = 1 }")
+        .start();
+    let mut client = frames::open(&edge, "a.test");
+    client.send(get_frame(1, "a.test", "/first"));
+    eventually("the first is at the site", || origin.accepted() == 1);
+    client.send(get_frame(3, "a.test", "/second"));
+    edge.metric_becomes("sluss_queue_depth", &["queue=\"request\""], |depth| depth == 1.0);
+    client.send(get_frame(5, "a.test", "/third"));
+    let reset = client.frame_where(|frame| frame.kind == RST_STREAM).expect("a reset");
+    assert_eq!((reset.stream, reset.error()), (3, REFUSED_STREAM), "the oldest that waits");
+    assert_eq!(edge.metric("sluss_queue_refused_total", &["request-queue-full"]), 1.0);
+    eventually("it is counted", || edge.refused("request-queue-full") == 1.0);
+    let line = edge.logged("its line", |line| line["url.path"] == "/second");
+    assert_eq!(line["error.type"], "request-queue-full");
+    open.store(true, Ordering::SeqCst);
+    for stream in [1, 5] {
+        assert_eq!(client.stream_data(stream), b"served", "the others, on the same connection");
+    }
 }
 
 #[test]

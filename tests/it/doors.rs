@@ -33,6 +33,23 @@ fn a_name_that_no_site_has_gets_the_alert_for_it() {
     assert_eq!(edge.connect("a.test").ask(get("c.test", "/")).status(), 404, "others are served");
 }
 
+/// The site is there, its certificate was broken at the start.
+#[test]
+fn a_site_without_a_certificate_gets_the_alert_for_it() {
+    let origin = Origin::echo();
+    let setup = Setup::default().site("a.test", origin.url()).site("b.test", origin.url());
+    setup.write("certs/b.test/fullchain.pem", "");
+    let edge = setup.start();
+    let refused = edge.try_connect(ServerNameSent::Name("b.test")).map(drop);
+    let error = refused.expect_err("no handshake").to_string();
+    assert!(error.contains("InternalError"), "{error}");
+    eventually("it is counted at its site", || {
+        let labels = [r#"site="b.test""#, r#"reason="no-certificate""#];
+        edge.metric("sluss_refused_total", &labels) == 1.0
+    });
+    assert_eq!(edge.get("a.test", "/").status(), 200, "the others are served");
+}
+
 #[test]
 fn the_default_certificate_greets_clients_without_a_name() {
     let origin = Origin::echo();

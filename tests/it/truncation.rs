@@ -1,7 +1,7 @@
 //! A message that was cut short never looks whole.
 
 use crate::support::http2::{empty, http2, url};
-use crate::support::{Edge, End, Origin, get};
+use crate::support::{Edge, End, Origin, eventually, get};
 use http_body_util::BodyExt as _;
 
 fn cut(answer: &'static str) -> (Origin, Edge) {
@@ -61,7 +61,7 @@ fn a_request_body_cut_short_never_looks_whole_to_the_site() {
         let edge = Edge::before(origin.url());
         let mut client = edge.connect("a.test");
         client.send(format!("POST / HTTP/1.1\r\nHost: a.test\r\n{head}\r\n\r\n5\r\nhello\r\n"));
-        crate::support::eventually("the request at the site", || origin.accepted() == 1);
+        eventually("the request at the site", || origin.accepted() == 1);
         drop(client);
         assert_ne!(seen.recv().unwrap(), End::Whole, "{head}");
     }
@@ -74,4 +74,14 @@ fn a_download_cut_by_the_site_is_logged_with_its_reason() {
     let line = edge.logged("its line", |line| line["url.path"] == "/");
     assert_eq!(line["error.type"], "upstream-closed");
     assert_eq!(line["http.response.body.size"], 5);
+}
+
+#[test]
+fn malformed_chunks_of_the_site_are_logged_and_counted() {
+    let malformed = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n";
+    let (_origin, edge) = cut(malformed);
+    assert_eq!(edge.get("a.test", "/").end, End::Cut);
+    let line = edge.logged("its line", |line| line["url.path"] == "/");
+    assert_eq!(line["error.type"], "upstream-body-malformed");
+    eventually("it is counted", || edge.refused("upstream-body-malformed") == 1.0);
 }
