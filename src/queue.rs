@@ -51,6 +51,7 @@
 //! client waited in the kernel); such an entry is judged by its own `since` when its turn comes,
 //! so nothing past its deadline is ever served, but it may hold its place until then.
 
+mod late;
 mod list;
 #[cfg(test)]
 mod tests;
@@ -61,6 +62,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use late::Late;
 use list::{Links, List};
 
 /// A bounded queue, fair between keys. The file's header has the rules.
@@ -208,39 +210,6 @@ struct Line<T> {
     late: Option<Late>,
     /// Cost served; comparable with the other sort's while both wait.
     served: u64,
-}
-
-/// A line that makes wait for too long.
-#[derive(Clone, Copy)]
-struct Late {
-    since: Instant,
-    /// Entries served, and since when they are counted: one to two deadlines ago, or `since`.
-    served: u64,
-    counted_since: Instant,
-    /// When a newcomer last had no hope.
-    hopeless_at: Option<Instant>,
-}
-
-impl Late {
-    fn begin(now: Instant) -> Late {
-        Late { since: now, served: 0, counted_since: now, hopeless_at: None }
-    }
-
-    /// One more was served. What is long past counts for less and less.
-    fn serve(mut self, deadline: Duration, now: Instant) -> Late {
-        self.served += 1;
-        if is_past(self.counted_since, deadline * 2, now) {
-            self.served /= 2;
-            self.counted_since += now.saturating_duration_since(self.counted_since) / 2;
-        }
-        self
-    }
-
-    /// Whether `count` are as many as were served in `time`.
-    fn is_beyond(&self, count: u64, time: Duration, now: Instant) -> bool {
-        let counted = now.saturating_duration_since(self.counted_since);
-        u128::from(count) * counted.as_nanos() >= u128::from(self.served) * time.as_nanos()
-    }
 }
 
 impl<T> Line<T> {
