@@ -334,9 +334,14 @@ fn count(proxy: &Proxy, result: HandshakeResult, settled: Option<Settled>, elaps
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::path::Path;
+    use std::pin::Pin;
+    use std::thread;
+
     use rustls::server::{ClientHello, ResolvesServerCert};
     use rustls::sign::CertifiedKey;
-    use std::net::{TcpListener, TcpStream};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 
     use super::super::ConnectionSlot;
     use super::*;
@@ -363,10 +368,16 @@ mod tests {
 
     /// A proxy without sites, in which one handshake at a time may be under way.
     fn proxy() -> Arc<Proxy> {
+        proxy_with(|_| {})
+    }
+
+    /// The same, with what is put into the folder of its certificates.
+    fn proxy_with(certificates: impl FnOnce(&Path)) -> Arc<Proxy> {
         let folder = tempfile::tempdir().unwrap();
         for name in ["sites", "certs"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
+        certificates(&folder.path().join("certs"));
         let main = folder.path().join("sluss.toml");
         std::fs::write(&main, "runtime.threads = 1\nqueues.handshake_concurrency = 1\n").unwrap();
         let snapshot = crate::config::load(&main, None).snapshot.expect("a configuration");
@@ -379,13 +390,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
+        let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
         let name = "a.test".try_into().unwrap();
-        let mut hello = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut hello = ClientConnection::new(Arc::new(config), name).unwrap();
         let mut client = TcpStream::connect(address).unwrap();
         hello.write_tls(&mut client).unwrap();
         let (stream, from) = listener.accept().unwrap();
@@ -399,10 +410,11 @@ mod tests {
         let slot = ConnectionSlot::take(proxy, 10).unwrap();
         let gauge = proxy.metrics.connection(ConnectionState::Queued);
         let holding = Holding { slot, gauge, place: None };
-        let guest = Guest { socket, server_name: None, site: None, holding, believed: None };
+        let customer = CustomerId::parse("a").unwrap();
+        let believed = Some(Believed { customer: customer.clone(), cost: 1 });
+        let guest = Guest { socket, server_name: None, site: None, holding, believed };
         let item = Waiting::Begin(Box::new(guest), home);
         let since = Instant::now();
-        let customer = CustomerId::parse("a").unwrap();
         let entry = Entry { customer, weight: 1, cost: 1, sort: Sort::Heavy, since, item };
         assert!(proxy.handshakes.push(entry).is_empty());
         started
@@ -423,12 +435,120 @@ mod tests {
         proxy.handshakes.go_on(Waiting::GoOn(begun, answer));
         let worker = proxy.clone();
         // Works for as long as the test's process runs.
-        std::thread::spawn(move || work(&worker));
+        thread::spawn(move || work(&worker));
         assert!(stepped.await.is_err(), "its connection is told that nothing will come");
 
         let (socket, _client) = said_hello();
         // No site has the name, so TLS refuses it; what counts is that it was looked at.
         let next = push(&proxy, socket).recv().await;
         assert!(next.is_some(), "the thread works on, and the place is free");
+    }
+
+    /// Its one version, and `root` as the one authority.
+    fn client(
+        version: &'static SupportedProtocolVersion,
+        root: &rcgen::Certificate,
+    ) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(root.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth()
+    }
+
+    /// A connection whose client says hello, and goes on with its handshake, on a thread of its own,
+    /// once it is told to.
+    fn shakes_hands(config: ClientConfig) -> (Socket, std::sync::mpsc::Sender<()>) {
+        let (go_on, told) = std::sync::mpsc::channel();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let name = "a.test".try_into().unwrap();
+            let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(BOUND)).unwrap();
+            connection.write_tls(&mut stream).unwrap();
+            // What is given up before or meanwhile ends this one way or another.
+            if told.recv().is_ok() {
+                let _ = connection.complete_io(&mut stream);
+            }
+        });
+        let (stream, from) = listener.accept().unwrap();
+        stream.peek(&mut [0]).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        (Socket::new(stream, from, address), go_on)
+    }
+
+    /// `work`, given up after so many polls; `waits` is called behind each that did not end it.
+    async fn given_up_after<T>(
+        polls: usize,
+        work: impl Future<Output = T>,
+        waits: impl Fn(),
+    ) -> Option<T> {
+        let (mut work, mut left) = (Box::pin(work), polls);
+        poll_fn(move |cx| {
+            if left == 0 {
+                return Poll::Ready(None);
+            }
+            left -= 1;
+            let polled = Pin::new(&mut work).poll(cx).map(Some);
+            if polled.is_pending() {
+                waits();
+                if left == 0 {
+                    return Poll::Ready(None);
+                }
+            }
+            polled
+        })
+        .await
+    }
+
+    /// Long enough for any machine.
+    const BOUND: Duration = Duration::from_secs(10);
+
+    /// With one place: where it were not given back, the next would not begin.
+    #[tokio::test]
+    async fn a_handshake_that_is_dropped_at_any_poll_gives_back_all_it_holds() {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+        let proxy = proxy_with(|folder| {
+            let folder = folder.join("a.test");
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("fullchain.pem"), cert.pem()).unwrap();
+            std::fs::write(folder.join("privkey.pem"), signing_key.serialize_pem()).unwrap();
+        });
+        let (thread, _started) = Thread::new(proxy.clone());
+        let worker = proxy.clone();
+        // Works for as long as the test's process runs.
+        thread::spawn(move || work(&worker));
+        for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+            let mut polls = 0;
+            loop {
+                let (socket, go_on) = shakes_hands(client(version, &cert));
+                let mut home = push(&proxy, socket);
+                let started = tokio::time::timeout(BOUND, home.recv()).await;
+                let started = started.expect("the place is free").expect("it has begun");
+                let waits = || {
+                    let _ = go_on.send(());
+                };
+                let finished = given_up_after(polls, finish(&thread, started), waits);
+                let finished = tokio::time::timeout(BOUND, finished).await.expect("it goes on");
+                let is_done = finished.is_some();
+                assert!(finished.is_none_or(|done| done.is_some()), "{version:?} succeeds");
+                assert_eq!(proxy.connections(), 0, "{version:?}, {polls} polls");
+                if is_done {
+                    break;
+                }
+                polls += 1;
+            }
+            assert!(polls > 1, "{version:?} waits for its client");
+            let totals = proxy.metrics.totals();
+            for state in ConnectionState::ALL {
+                assert_eq!(totals.connections(*state), 0, "{version:?}: {state:?}");
+            }
+        }
     }
 }
