@@ -304,7 +304,11 @@ fn sample(
         unanswered: gathered.unanswered.clone(),
         age_alarm: gathered.age_alarm,
         connections: gathered.connections,
-        handshakes_refused: refused(&HANDSHAKES_REFUSED),
+        // The queue's own: who falls silent in a handshake that has begun is nobody's alarm.
+        handshakes_refused: HANDSHAKES_REFUSED
+            .iter()
+            .map(|reason| totals.queue_refused(QueueName::Handshake, *reason))
+            .sum(),
         requests_refused: refused(&REQUESTS_REFUSED),
         handshakes_refused_at: refused_at.handshakes.clone(),
         requests_refused_at: refused_at.requests.clone(),

@@ -70,7 +70,10 @@ impl Window {
         let most = most.map(|(site, count)| ((*site).to_owned(), *count));
         let all = last.all.saturating_sub(first.all);
         let nameless = all.saturating_sub(sums.values().sum());
-        Recent { all, sites: sums.len(), most: most.filter(|(_, count)| *count >= nameless) }
+        // A site's count may have some that are not of this alarm.
+        let most = most.filter(|(_, count)| *count >= nameless);
+        let most = most.map(|(site, count)| (site, count.min(all)));
+        Recent { all, sites: sums.len(), most }
     }
 }
 

@@ -154,6 +154,11 @@ impl Totals {
         self.queue_wait[queue as usize].count()
     }
 
+    /// Entries that a queue itself refused or discarded for this reason.
+    pub fn queue_refused(&self, queue: QueueName, refusal: Refusal) -> u64 {
+        self.queue_refused[queue as usize][refusal as usize]
+    }
+
     /// Refusals for this reason, on any stage.
     pub fn refused(&self, refusal: Refusal) -> u64 {
         self.refused[refusal as usize]

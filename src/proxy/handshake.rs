@@ -272,10 +272,6 @@ pub async fn finish(thread: &Thread, started: Started) -> Option<(Handshaken, Ho
             Some((Handshaken { stream, settled, server_name, tls }, holding))
         }
         Err(refusal) => {
-            if refusal == Refusal::HandshakeDeadline {
-                // It waited in time and took too long: to the queue's reader that is the same.
-                proxy.metrics.refused(QueueName::Handshake, refusal);
-            }
             count(proxy, ended(refusal, HandshakeResult::Failed), None, at.elapsed());
             proxy.metrics.refused_at(site.as_deref(), refusal);
             None

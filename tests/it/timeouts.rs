@@ -87,10 +87,7 @@ fn a_handshake_that_is_never_finished_is_reset() {
     streams.into_iter().for_each(assert_reset);
     eventually("they are counted", || edge.refused("handshake-deadline") == 5.0);
     let of_queue = [r#"queue="handshake""#, r#"reason="handshake-deadline""#];
-    assert_eq!(edge.metric("sluss_queue_refused_total", &of_queue), 5.0);
-    eventually("and told", || edge.alarms("handshakes-refused") == 1.0);
-    let alarms = edge.admin_json("/api/status")["alarms"].to_string();
-    assert!(alarms.contains("all at a.test"), "{alarms}");
+    assert_eq!(edge.metric("sluss_queue_refused_total", &of_queue), 0.0, "none of them waited");
 }
 
 #[test]
