@@ -10,11 +10,14 @@
 //! comments and `--explain` show the same arithmetic, made from the numbers that were used.
 
 mod file;
+mod keys;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::time::Duration;
+
+pub use keys::{KeyRate, KeyType, Known, Signatures, labels};
 
 /// Runs of one measurement may differ by this part of their median; a noisier figure sizes nothing.
 pub const SPREAD_MAX: f64 = 0.10;
@@ -44,22 +47,13 @@ pub enum Unusable {
     Noisy(f64),
 }
 
-/// How a site's certificate signs.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum KeyType {
-    /// ECDSA P-256.
-    Ecdsa,
-    /// RSA-2048.
-    Rsa,
-}
-
 /// What the edge can do on this machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Capacity {
     /// Serving threads of the edge that was measured; the sizes are for those of [`Bounds`].
     pub threads: usize,
     /// Full handshakes with one small request, for each key type in use.
-    pub full_handshakes: Vec<(KeyType, Measured)>,
+    pub full_handshakes: Vec<KeyRate>,
     /// Resumed handshakes with one small request.
     pub resumptions: Measured,
     /// Small requests over HTTP/1.1.
@@ -141,6 +135,8 @@ pub struct Bounds {
 /// Everything that was computed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sizing {
+    /// What it rests on, a sentence each.
+    pub notes: Vec<String>,
     /// What goes into the file, in its order.
     pub figures: Vec<Figure>,
     /// Bounds of the kernel that are tighter than the figures, with the command that raises each.
@@ -200,16 +196,6 @@ impl Measured {
     }
 }
 
-impl KeyType {
-    /// As `openssl` and the file name it.
-    pub fn label(self) -> &'static str {
-        match self {
-            KeyType::Ecdsa => "ECDSA P-256",
-            KeyType::Rsa => "RSA-2048",
-        }
-    }
-}
-
 impl Machine {
     /// How the machine differs from the one that was measured, a sentence for each; the figures
     /// hold where there is none.
@@ -237,7 +223,7 @@ pub fn cpu_model(cpuinfo: &str) -> Option<String> {
 
 /// Computes all sizes.
 pub fn size(capacity: &Capacity, goals: &Goals, bounds: &Bounds) -> Sizing {
-    let slowest = slowest_handshake(capacity);
+    let slowest = &slowest_handshake(capacity);
     let threads = bounds.threads.max(1);
     let mut figures = Vec::new();
     figures.push(backlog(goals));
@@ -259,25 +245,26 @@ pub fn size(capacity: &Capacity, goals: &Goals, bounds: &Bounds) -> Sizing {
     figures.push(age_alarm(goals));
     figures.extend(costs(capacity));
     let advice = advice(&figures, bounds);
-    Sizing { figures, advice }
+    let rates: Vec<String> = capacity.full_handshakes.iter().map(KeyRate::to_string).collect();
+    let notes = vec![format!("Full handshakes: {}", rates.join("; "))];
+    Sizing { notes, figures, advice }
 }
 
 /// The rate that a queue of handshakes is emptied at, by each serving thread.
-#[derive(Clone, Copy)]
 struct Slowest {
-    name: &'static str,
+    name: String,
     per_thread: f64,
 }
 
 /// Of the key types in use: sized for the fastest, a flood against the slowest would hold work for
 /// longer than the deadline.
 fn slowest_handshake(capacity: &Capacity) -> Slowest {
-    let rate = |name, measured: Measured| {
+    let rate = |name: String, measured: Measured| {
         let per_thread = measured.per_second / capacity.threads.max(1) as f64;
         Slowest { name, per_thread }
     };
-    let full = capacity.full_handshakes.iter().map(|(key, measured)| rate(key.label(), *measured));
-    full.fold(rate("resumed", capacity.resumptions), |one, other| {
+    let full = capacity.full_handshakes.iter().map(|one| rate(one.key.to_string(), one.rate));
+    full.fold(rate("resumed".to_owned(), capacity.resumptions), |one, other| {
         if other.per_thread < one.per_thread { other } else { one }
     })
 }
@@ -321,7 +308,7 @@ fn connections(capacity: &Capacity, goals: &Goals, bounds: &Bounds) -> Figure {
     }
 }
 
-fn concurrency(slowest: Slowest, goals: &Goals) -> Figure {
+fn concurrency(slowest: &Slowest, goals: &Goals) -> Figure {
     let held = (goals.handshake_deadline + goals.round_trips).as_secs_f64();
     let silent = slowest.per_thread * held;
     Figure {
@@ -341,7 +328,7 @@ fn concurrency(slowest: Slowest, goals: &Goals) -> Figure {
     }
 }
 
-fn handshake_depth(slowest: Slowest, goals: &Goals, threads: usize, in_flight: u64) -> Figure {
+fn handshake_depth(slowest: &Slowest, goals: &Goals, threads: usize, in_flight: u64) -> Figure {
     let share = 1.0 - goals.established_share.clamp(0.0, 0.95);
     let deadline = goals.handshake_deadline.as_secs_f64();
     let work = threads as f64 * slowest.per_thread * share * deadline;
@@ -399,26 +386,29 @@ fn age_alarm(goals: &Goals) -> Figure {
 /// What fairness charges: microseconds of a core, from the same measurements.
 fn costs(capacity: &Capacity) -> Vec<Figure> {
     let threads = capacity.threads.max(1);
-    let figure = |key, rate: Measured| {
+    let figure = |key, of: String, rate: Measured| {
         let cost = threads as f64 * 1e6 / rate.per_second.max(1.0);
         Figure {
             section: "costs",
             key,
             value: Value::Count((cost.round() as u64).clamp(1, 1_000_000)),
             arithmetic: format!(
-                "{threads} threads x 1,000,000 us / {:.0} a second ({} runs, spread {:.1} %)",
-                rate.per_second,
-                rate.runs,
-                100.0 * rate.spread
+                "{threads} threads x 1,000,000 us / {:.0} {of} a second",
+                rate.per_second
             ),
-            reason: "a customer is charged for the time its handshakes take, not for their number",
+            reason: "a customer is charged for the time its handshakes take, not for their number; \
+                     of several kinds of keys the slowest counts",
         }
     };
-    let full = capacity.full_handshakes.iter().map(|(key, rate)| match key {
-        KeyType::Ecdsa => figure("full_ecdsa", *rate),
-        KeyType::Rsa => figure("full_rsa", *rate),
-    });
-    full.chain([figure("resumed", capacity.resumptions)]).collect()
+    let slowest = |rsa: bool| {
+        let family = capacity.full_handshakes.iter().filter(move |one| one.key.is_rsa() == rsa);
+        family.min_by(|one, other| one.rate.per_second.total_cmp(&other.rate.per_second))
+    };
+    let full = [("full_ecdsa", slowest(false)), ("full_rsa", slowest(true))];
+    let full = full
+        .into_iter()
+        .filter_map(|(name, one)| one.map(|one| figure(name, one.key.to_string(), one.rate)));
+    full.chain([figure("resumed", "resumed".to_owned(), capacity.resumptions)]).collect()
 }
 
 fn advice(figures: &[Figure], bounds: &Bounds) -> Vec<String> {

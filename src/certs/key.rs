@@ -35,7 +35,7 @@ pub enum KeyKind {
 
 impl KeyKind {
     /// The kind of a certificate's public key; `None` where TLS servers cannot use it.
-    pub(super) fn of(key: &SubjectPublicKeyInfo<'_>) -> Option<KeyKind> {
+    pub fn of(key: &SubjectPublicKeyInfo<'_>) -> Option<KeyKind> {
         let algorithm = &key.algorithm.algorithm;
         if *algorithm == oid_registry::OID_PKCS1_RSAENCRYPTION {
             let bits = key.parsed().ok()?.key_size();

@@ -17,6 +17,9 @@ impl Sizing {
              the machine, sluss' version or the certificates' key types change: the edge warns \
              when it starts on another machine.",
         );
+        for note in &self.notes {
+            comment(&mut text, &format!("{note}."));
+        }
         text.push_str("\n[machine]\n");
         if let Some(cores) = machine.cores {
             line(&mut text, "cores", &cores.to_string());
@@ -48,6 +51,9 @@ impl Sizing {
     /// The arithmetic for people: `sluss size --explain`.
     pub fn explain(&self) -> String {
         let mut text = String::new();
+        for note in &self.notes {
+            text.push_str(&format!("{note}\n"));
+        }
         for figure in &self.figures {
             let name = format!("{}.{}", figure.section, figure.key);
             line(&mut text, &name, &figure.value.to_string());

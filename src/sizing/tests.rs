@@ -9,7 +9,10 @@ fn rate(per_second: f64) -> Measured {
 fn capacity() -> Capacity {
     Capacity {
         threads: 2,
-        full_handshakes: vec![(KeyType::Ecdsa, rate(6_000.0)), (KeyType::Rsa, rate(2_000.0))],
+        full_handshakes: vec![
+            KeyRate::measured(KeyType::EcdsaP256, rate(6_000.0)),
+            KeyRate::measured(KeyType::Rsa(2_048), rate(2_000.0)),
+        ],
         resumptions: rate(8_000.0),
         requests_h1: rate(60_000.0),
         requests_h2: rate(50_000.0),
@@ -57,6 +60,29 @@ fn without_rsa_the_queue_may_be_deeper() {
     let sizing = size(&capacity, &Goals::default(), &bounds());
     check(&sizing, "handshake_depth", "4800");
     assert!(sizing.figures.iter().all(|figure| figure.key != "full_rsa"));
+}
+
+#[test]
+fn a_longer_key_makes_the_queue_shorter_and_its_signature_tells_by_how_much() {
+    let mut capacity = capacity();
+    let signatures = [600, 3_600].map(Duration::from_micros);
+    let measured = capacity.full_handshakes[1];
+    let longer = KeyRate::computed(KeyType::Rsa(4_096), &measured, 2, signatures);
+    // 2 / (2 / 2,000 s - 600 us + 3,600 us)
+    assert!((longer.rate.per_second - 500.0).abs() < 1e-6, "{longer}");
+    let told = "RSA-4096 500/s, computed: 2 / (2 / 2000 s of RSA-2048 - its signature's 600 µs + \
+                3600 µs)";
+    assert_eq!(longer.to_string(), told);
+    capacity.full_handshakes.push(longer);
+    let sizing = size(&capacity, &Goals::default(), &bounds());
+    check(&sizing, "handshake_depth", "400"); // 500/s x 80 % x 1 s
+    check(&sizing, "full_rsa", "4000");
+    check(&sizing, "full_ecdsa", "333");
+    assert!(sizing.notes[0].contains("ECDSA P-256 6000/s, measured (3 runs, spread 4.0 %); RSA-"));
+    // Noise cannot make a handshake cheaper than its signature.
+    let noisy = [Duration::from_secs(1), Duration::from_millis(10)];
+    let noisy = KeyRate::computed(KeyType::Rsa(3_072), &measured, 2, noisy);
+    assert!((noisy.rate.per_second - 200.0).abs() < 1e-6, "{noisy}");
 }
 
 #[test]

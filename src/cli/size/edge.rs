@@ -17,10 +17,11 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use rcgen::{CertificateParams, DnType, KeyPair, PKCS_RSA_SHA256, RsaKeySize, SanType};
+use rcgen::{CertificateParams, DnType, SanType};
 use toml::{Table, Value};
 
 use super::cores::Cores;
+use super::signing;
 use super::traces::Traces;
 use crate::load::target::Url;
 use crate::names::Hostname;
@@ -65,10 +66,8 @@ pub fn page(key: KeyType) -> Result<Url> {
 }
 
 fn host(key: KeyType) -> Result<Hostname> {
-    Ok(Hostname::parse(match key {
-        KeyType::Ecdsa => "ecdsa.localhost",
-        KeyType::Rsa => "rsa.localhost",
-    })?)
+    let label = key.to_string().to_lowercase().replace(' ', "-");
+    Ok(Hostname::parse(&format!("{label}.localhost"))?)
 }
 
 impl Scene {
@@ -225,10 +224,7 @@ fn table<'t>(main: &'t mut Table, name: &str) -> Result<&'t mut Table> {
 
 /// A chain of one certificate, and its key.
 fn certificate(key: KeyType, host: &str) -> Result<(String, String)> {
-    let pair = match key {
-        KeyType::Ecdsa => KeyPair::generate()?,
-        KeyType::Rsa => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?,
-    };
+    let pair = signing::pair(key)?;
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, host);
     params.subject_alt_names = vec![SanType::DnsName(host.try_into()?)];
@@ -238,6 +234,7 @@ fn certificate(key: KeyType, host: &str) -> Result<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::machine::this_machine;
 
     #[test]
     fn the_edge_measured_keeps_the_operators_settings_and_none_of_his_places() {
@@ -260,7 +257,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let main = folder.path().join("sluss.toml");
         fs::write(&main, "[runtime]\nthreads = 1\n").unwrap();
-        let keys = [KeyType::Ecdsa, KeyType::Rsa];
+        let keys = [KeyType::EcdsaP256, KeyType::EcdsaP384, KeyType::Ed25519, KeyType::Rsa(3_072)];
         let origin = SocketAddr::from(([127, 0, 0, 1], 9));
         let outline = Outline { main: &main, threads: 2, keys: &keys, origin };
         let cores = Cores::divide().unwrap();
@@ -268,7 +265,9 @@ mod tests {
         let outcome = crate::config::check(&scene.folder.join("sluss.toml"));
         assert_eq!(outcome.problems, []);
         let snapshot = outcome.snapshot.unwrap();
-        assert_eq!((snapshot.sites.all().len(), snapshot.certs.all().len()), (2, 2));
+        assert_eq!((snapshot.sites.all().len(), snapshot.certs.all().len()), (4, 4));
+        let found = this_machine(&snapshot.certs).key_types.unwrap();
+        assert_eq!(found, "ECDSA P-256, ECDSA P-384, Ed25519, RSA-3072");
         let path = scene.folder.clone();
         drop(scene);
         assert!(!path.exists());

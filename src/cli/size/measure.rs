@@ -20,7 +20,7 @@ use crate::load::report::{OfAll, TrafficReport};
 use crate::load::target::{Target, Url};
 use crate::load::trust::{Group, Trust, Versions};
 use crate::load::{self, Kind, LoadError, Plan, Protocol, Then, Traffic};
-use crate::sizing::{Capacity, KeyType, Measured};
+use crate::sizing::{Capacity, KeyRate, KeyType, Measured};
 
 /// Of the generator, each traffic.
 const IN_FLIGHT_MAX: usize = 20_000;
@@ -43,7 +43,7 @@ pub struct Subject {
     pub process: Option<u32>,
     /// Its serving threads.
     pub threads: usize,
-    /// A page for each key type that is in use, ECDSA first.
+    /// A page for each key type that is measured, ECDSA first.
     pub pages: Vec<(KeyType, Url)>,
 }
 
@@ -58,6 +58,8 @@ pub struct Pace {
     pub runs: usize,
     /// Runs made at most until the last ones agree.
     pub runs_max: usize,
+    /// Kinds of keys whose handshakes are measured; those of others are computed.
+    pub kinds: usize,
     /// Idle connections held open to weigh them.
     pub idle: usize,
     /// Of one traffic of the proof.
@@ -71,6 +73,7 @@ impl Pace {
         resolution: 0.04,
         runs: 3,
         runs_max: 6,
+        kinds: 3,
         idle: 400,
         proof: Duration::from_secs(5),
     };
@@ -80,6 +83,7 @@ impl Pace {
         resolution: 0.07,
         runs: 2,
         runs_max: 4,
+        kinds: 2,
         idle: 200,
         proof: Duration::from_millis(1_500),
     };
@@ -140,11 +144,11 @@ impl Measurement<'_> {
         let mut fastest: f64 = 0.0;
         let mut full_handshakes = Vec::new();
         for (key, page) in &self.subject.pages {
-            let name = format!("{} full handshakes", key.label());
+            let name = format!("{key} full handshakes");
             let kind = Kind::Handshakes(Then::Request);
             let rate = handshakes(name, kind, page, Guess::Rough(500.0))?;
             fastest = fastest.max(rate.per_second);
-            full_handshakes.push((*key, rate));
+            full_handshakes.push(KeyRate::measured(*key, rate));
         }
         let first = self.subject.first()?;
         let resumed = "resumed handshakes".to_owned();

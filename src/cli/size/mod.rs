@@ -8,6 +8,7 @@
 mod bounds;
 mod cores;
 mod edge;
+mod kinds;
 mod measure;
 mod objective;
 mod origin;
@@ -15,6 +16,7 @@ mod page;
 mod progress;
 mod prove;
 mod search;
+mod signing;
 mod target;
 mod traces;
 
@@ -30,13 +32,13 @@ use serde_json::{Value, json};
 
 use super::ConfigFile;
 use super::table::{colours, failed, print, print_json};
-use crate::certs::KeyKind;
 use crate::config::machine::{key_types, this_machine};
 use crate::config::{self, QUEUES_FILE_KEYS, Snapshot};
-use crate::sizing::{self, Bounds, Capacity, Figure, Goals, Machine, Sizing};
+use crate::sizing::{self, Bounds, Capacity, Figure, Goals, KeyType, Machine, Sizing, labels};
 
 use cores::Cores;
 use edge::{Edge, Outline, Scene};
+use kinds::Kinds;
 use measure::{Measurement, Pace, Subject};
 use objective::{Objective, Work};
 use page::Findings;
@@ -51,8 +53,6 @@ const QUICK_SEARCH_MAX: Duration = Duration::from_secs(90);
 /// Where nothing else is said.
 const HANDSHAKE_OBJECTIVE: &str = "p99 handshake < 250ms";
 const REQUEST_OBJECTIVE: &str = "p99 request < 100ms";
-/// Longer RSA keys than these are not measured.
-const RSA_BITS: u32 = 2_048;
 
 /// The arguments of `sluss size`.
 #[derive(Args, Debug)]
@@ -201,19 +201,22 @@ impl Start<'_> {
         traces.clear_on_signals().context("signals cannot be received")?;
         let threads = self.snapshot.runtime.threads;
         let cores = Cores::divide().context("cannot divide the cores")?;
-        let keys = key_types(&self.snapshot.certs);
         cores.take_own().context("cannot divide the cores")?;
+        let kinds = Kinds::choose(&key_types(&self.snapshot.certs), self.pace.kinds)?;
+        self.say_computed(&kinds);
         let origin = origin::start().context("cannot start an endpoint on loopback")?;
         let measured = threads.min(cores.of_the_edge());
-        let outline = Outline { main: self.main, threads: measured, keys: &keys, origin };
+        let outline = Outline { main: self.main, threads: measured, keys: &kinds.measured, origin };
         let scene = Scene::make(&outline, &cores, &traces)?;
-        let pages = keys.iter().map(|key| Ok((*key, edge::page(*key)?))).collect::<Result<_>>()?;
+        let page = |key: &KeyType| Ok((*key, edge::page(*key)?));
+        let pages = kinds.measured.iter().map(page).collect::<Result<_>>()?;
         let mut subject = Subject { address: origin, process: None, threads: measured, pages };
-        let capacity = {
+        let mut capacity = {
             let edge = scene.start()?;
             subject.take(&edge);
             self.measure(&subject)?
         };
+        capacity.full_handshakes = kinds.rates(capacity.full_handshakes, measured);
         let bounds = bounds::read(threads);
         let sizing = sizing::size(&capacity, &self.goals, &bounds);
         self.explain(&sizing);
@@ -236,8 +239,8 @@ impl Start<'_> {
         let here = target::is_here(subject.address);
         let bounds = bounds::read(subject.threads);
         let mut sizing = sizing::size(&capacity, &self.goals, &bounds);
-        let labels: Vec<&str> = subject.pages.iter().map(|(key, _)| key.label()).collect();
-        let mut machine = Machine { key_types: Some(labels.join(", ")), ..self.machine.clone() };
+        let keys = labels(subject.pages.iter().map(|(key, _)| *key));
+        let mut machine = Machine { key_types: Some(keys), ..self.machine.clone() };
         if !here {
             // Of another machine neither its memory nor its kernel's bounds are known.
             sizing.figures.retain(|figure| figure.key != "max_connections");
@@ -266,6 +269,16 @@ impl Start<'_> {
         capacity.context("nothing was written")
     }
 
+    /// Names the kinds of keys whose handshakes are not measured.
+    fn say_computed(&self, kinds: &Kinds) {
+        if !kinds.computed.is_empty() {
+            self.say(&format!(
+                "handshakes with {} are computed from the others and from what a signature takes",
+                labels(kinds.computed.iter().copied())
+            ));
+        }
+    }
+
     /// The figures in words, and what stands against them.
     fn explain(&self, sizing: &Sizing) {
         if self.arguments.explain {
@@ -274,14 +287,6 @@ impl Start<'_> {
             for advice in &sizing.advice {
                 self.say(&format!("! {advice}"));
             }
-        }
-        let longer = |kind| matches!(kind, KeyKind::Rsa(bits) if bits > RSA_BITS);
-        let longer = self.snapshot.certs.all().filter(|one| longer(one.key())).count();
-        if longer > 0 {
-            self.say(&format!(
-                "! {longer} certificates have RSA keys of more than {RSA_BITS} bits; what they \
-                 cost was not measured"
-            ));
         }
     }
 
@@ -327,7 +332,7 @@ impl Start<'_> {
         self.say(&format!(
             "\nProof: {} handshakes beside {:.0} requests/s of established visitors\n\nbefore\n{}\n\
              with the new figures\n{}",
-            promise.key.label(),
+            promise.key,
             promise.established_per_second,
             prove::table(promise, before, colours()),
             prove::table(promise, after, colours())

@@ -46,7 +46,7 @@ pub fn html(findings: &Findings<'_>) -> String {
     body += &format!(
         "<h2>Proof</h2><p>New visitors with {} handshakes, {:.0} a second being the capacity, \
          beside {:.0} requests a second of established ones.</p><div class=\"plots\">{}</div>",
-        promise.key.label(),
+        promise.key,
         promise.per_second,
         promise.established_per_second,
         plots(findings)
@@ -105,7 +105,7 @@ mod tests {
         let (before, after) = ([alone.clone(), good()], [alone, good()]);
         let page = html(&Findings {
             machine: &Machine { cpu: Some("<CPU>".into()), ..Machine::default() },
-            sizing: &Sizing { figures: Vec::new(), advice: Vec::new() },
+            sizing: &Sizing { notes: Vec::new(), figures: Vec::new(), advice: Vec::new() },
             promise: &promise(),
             before: &before,
             after: &after,

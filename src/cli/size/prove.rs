@@ -15,7 +15,7 @@ use crate::cli::table::{Colour, Table, count, milliseconds, numbers};
 use crate::load::outcome::{Outcome, Span};
 use crate::load::report::{OfAll, TrafficReport};
 use crate::load::{self, Kind, Then};
-use crate::sizing::{Capacity, KeyType};
+use crate::sizing::{Capacity, KeyType, Known};
 
 /// New connections, as multiples of the capacity; the first row is established traffic alone.
 const FACTORS: [f64; 4] = [0.0, 1.0, 2.0, 5.0];
@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What the figures promise.
 #[derive(Clone, Copy, Debug)]
 pub struct Promise {
-    /// New visitors are offered to a host with this key, the slowest.
+    /// New visitors are offered to a host with this key, the slowest measured.
     pub key: KeyType,
     /// Its handshakes a second.
     pub per_second: f64,
@@ -73,14 +73,13 @@ pub struct Row {
 impl Promise {
     /// The promise that follows from what was measured.
     pub fn of(capacity: &Capacity, deadline: Duration, request: Objective) -> Result<Promise> {
-        let slowest = capacity
-            .full_handshakes
-            .iter()
-            .min_by(|a, b| a.1.per_second.total_cmp(&b.1.per_second))
+        let measured = capacity.full_handshakes.iter().filter(|one| one.known == Known::Measured);
+        let slowest = measured
+            .min_by(|a, b| a.rate.per_second.total_cmp(&b.rate.per_second))
             .ok_or_else(|| anyhow!("no key type was measured"))?;
         Ok(Promise {
-            key: slowest.0,
-            per_second: slowest.1.per_second,
+            key: slowest.key,
+            per_second: slowest.rate.per_second,
             // A twentieth of the capacity: visitors who are there, no load of their own.
             established_per_second: (capacity.requests_h1.per_second / 20.0).clamp(20.0, 500.0),
             deadline,
@@ -237,7 +236,7 @@ pub mod tests {
 
     pub fn promise() -> Promise {
         Promise {
-            key: KeyType::Rsa,
+            key: KeyType::Rsa(2_048),
             per_second: 1_000.0,
             established_per_second: 100.0,
             deadline: Duration::from_secs(1),

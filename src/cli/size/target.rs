@@ -12,9 +12,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
-use x509_parser::oid_registry::OID_PKCS1_RSAENCRYPTION;
 
 use super::measure::Subject;
+use crate::certs::KeyKind;
+use crate::config::machine::key_type;
 use crate::config::{self, state};
 use crate::load::target::{Scheme, Target, Url};
 use crate::load::trust::{self, Group, Offer, Sessions, Trust, Versions};
@@ -57,7 +58,7 @@ impl Running {
                 bail!("--target {text}: one edge is measured, and this is at another address");
             }
             if pages.iter().any(|(known, _)| *known == key) {
-                bail!("--target {text}: a host with {} is named already", key.label());
+                bail!("--target {text}: a host with {key} is named already");
             }
             found = Some(target.address);
             pages.push((key, target.url));
@@ -77,7 +78,7 @@ impl Running {
         }
         let target = Target::find(url, self.connect.as_deref(), self.i_own_this_host.as_deref())?;
         let shown = leaf(&target).context("the handshake that would tell its key type failed")?;
-        Ok((key_type(&shown)?, target))
+        Ok((key_of(&shown)?, target))
     }
 }
 
@@ -108,9 +109,9 @@ fn leaf(target: &Target) -> Result<Vec<u8>> {
     Ok(shown.context("it shows no certificate")?.to_vec())
 }
 
-fn key_type(leaf: &[u8]) -> Result<KeyType> {
+fn key_of(leaf: &[u8]) -> Result<KeyType> {
     let (_, certificate) = x509_parser::parse_x509_certificate(leaf)
         .map_err(|error| anyhow!("its certificate cannot be read: {error}"))?;
-    let rsa = certificate.public_key().algorithm.algorithm == OID_PKCS1_RSAENCRYPTION;
-    Ok(if rsa { KeyType::Rsa } else { KeyType::Ecdsa })
+    let kind = KeyKind::of(certificate.public_key());
+    Ok(key_type(kind.context("its certificate has a key of a kind that is not known")?))
 }

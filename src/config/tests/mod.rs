@@ -341,11 +341,13 @@ fn the_state_folder_is_found_in_a_broken_file() {
 
 #[test]
 fn what_size_writes_is_read_without_a_complaint() {
-    use crate::sizing::{Bounds, Capacity, Goals, KeyType, Machine, Measured, size};
+    use crate::sizing::{Bounds, Capacity, Goals, KeyRate, KeyType, Machine, Measured, size};
     let rate = Measured { per_second: 2_000.0, spread: 0.0, runs: 3 };
     let capacity = Capacity {
         threads: 1,
-        full_handshakes: vec![(KeyType::Ecdsa, rate), (KeyType::Rsa, rate)],
+        full_handshakes: [KeyType::EcdsaP256, KeyType::Rsa(2_048)]
+            .map(|key| KeyRate::measured(key, rate))
+            .into(),
         resumptions: rate,
         requests_h1: rate,
         requests_h2: rate,
