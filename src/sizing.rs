@@ -10,6 +10,7 @@
 //! comments and `--explain` show the same arithmetic, made from the numbers that were used.
 
 mod file;
+mod goals;
 mod keys;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ mod tests;
 use std::fmt;
 use std::time::Duration;
 
+pub use goals::{Goal, Goals};
 pub use keys::{KeyRate, KeyType, Known, Signatures, labels};
 
 /// Runs of one measurement may differ by this part of their median; a noisier figure sizes nothing.
@@ -62,43 +64,6 @@ pub struct Capacity {
     pub requests_h2: Measured,
     /// Memory of one idle connection, bytes.
     pub connection_bytes: u64,
-}
-
-/// What the operator wants to hold.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Goals {
-    /// A new visitor is served or refused within it.
-    pub handshake_deadline: Duration,
-    /// A request is at an endpoint or refused within it.
-    pub request_deadline: Duration,
-    /// The part of the machine kept for established connections while handshakes flood, 0 to 1.
-    pub established_share: f64,
-    /// New connections a second in the worst burst expected.
-    pub burst_per_second: f64,
-    /// The longest that accept may stand still: a page fault storm, a stopped virtual machine.
-    pub accept_stall: Duration,
-    /// What a handshake in flight gets on top of its deadline, for the client's round trips.
-    pub round_trips: Duration,
-    /// Requests a second of the slowest site that is still worth waiting for.
-    pub slow_site_per_second: f64,
-    /// The part of the memory that connections may take, 0 to 1.
-    pub memory_share: f64,
-}
-
-impl Default for Goals {
-    /// DESIGN's deadlines; the others are what a hosting company's edge meets.
-    fn default() -> Goals {
-        Goals {
-            handshake_deadline: Duration::from_secs(1),
-            request_deadline: Duration::from_secs(10),
-            established_share: 0.2,
-            burst_per_second: 4_000.0,
-            accept_stall: Duration::from_millis(500),
-            round_trips: Duration::from_millis(600),
-            slow_site_per_second: 25.0,
-            memory_share: 0.5,
-        }
-    }
 }
 
 /// The machine and the program that were measured, as `queues.toml` keeps them. What is not known
@@ -270,17 +235,19 @@ fn slowest_handshake(capacity: &Capacity) -> Slowest {
 }
 
 fn backlog(goals: &Goals) -> Figure {
-    let burst = goals.burst_per_second * goals.accept_stall.as_secs_f64();
+    let Goals { burst_per_second, accept_stall, .. } = goals;
+    let burst = burst_per_second.value * accept_stall.value.as_secs_f64();
     let value = (burst.ceil() as u64).next_power_of_two().clamp(1_024, 65_536);
     Figure {
         section: "listen",
         key: "backlog",
         value: Value::Count(value),
         arithmetic: format!(
-            "{:.0}/s in a burst x {} of stall = {burst:.0}, to the next power of two from 1024 to \
+            "{} in a burst x {} ({}) of stall = {burst:.0}, to the next power of two from 1024 to \
              65536",
-            goals.burst_per_second,
-            Time(goals.accept_stall)
+            burst_per_second.rate(),
+            Time(accept_stall.value),
+            accept_stall.origin()
         ),
         reason: "the kernel must hold what comes while accept stands still; past it, it drops \
                  visitors without a word",
@@ -289,7 +256,7 @@ fn backlog(goals: &Goals) -> Figure {
 
 fn connections(capacity: &Capacity, goals: &Goals, bounds: &Bounds) -> Figure {
     let each = capacity.connection_bytes.max(1);
-    let by_memory = (bounds.memory_bytes as f64 * goals.memory_share) as u64 / each;
+    let by_memory = (bounds.memory_bytes as f64 * goals.memory_share.value) as u64 / each;
     // An eighth of the descriptors, 64 to 1024, stays for listeners, logs and files.
     let reserve = (bounds.descriptors / 8).clamp(64, 1_024);
     let by_descriptors = bounds.descriptors.saturating_sub(reserve) / 2;
@@ -298,10 +265,10 @@ fn connections(capacity: &Capacity, goals: &Goals, bounds: &Bounds) -> Figure {
         key: "max_connections",
         value: Value::Count(by_memory.min(by_descriptors).clamp(1, 1_000_000)),
         arithmetic: format!(
-            "the smaller of {} MiB x {:.0} % / {each} bytes = {by_memory} and ({} descriptors - \
+            "the smaller of {} MiB x {} / {each} bytes = {by_memory} and ({} descriptors - \
              {reserve}) / 2 = {by_descriptors}",
             bounds.memory_bytes >> 20,
-            100.0 * goals.memory_share,
+            goals.memory_share.percent(),
             bounds.descriptors
         ),
         reason: "a connection costs memory, and two descriptors where it has its own to an endpoint",
@@ -329,7 +296,7 @@ fn concurrency(slowest: &Slowest, goals: &Goals) -> Figure {
 }
 
 fn handshake_depth(slowest: &Slowest, goals: &Goals, threads: usize, in_flight: u64) -> Figure {
-    let share = 1.0 - goals.established_share.clamp(0.0, 0.95);
+    let share = 1.0 - goals.established_share.value.clamp(0.0, 0.95);
     let deadline = goals.handshake_deadline.as_secs_f64();
     let work = threads as f64 * slowest.per_thread * share * deadline;
     Figure {
@@ -337,12 +304,13 @@ fn handshake_depth(slowest: &Slowest, goals: &Goals, threads: usize, in_flight: 
         key: "handshake_depth",
         value: Value::Count((work.round() as u64).clamp(64, 65_536)),
         arithmetic: format!(
-            "{threads} threads x {:.0} {} handshakes/s x {:.0} % x {} = {work:.0}, at least 64; \
-             {in_flight} more are in flight",
+            "{threads} threads x {:.0} {} handshakes/s x {:.0} % x {} = {work:.0}, at least 64; {} \
+             is kept for established visitors; {in_flight} more are in flight",
             slowest.per_thread,
             slowest.name,
             100.0 * share,
-            Time(goals.handshake_deadline)
+            Time(goals.handshake_deadline),
+            goals.established_share.percent()
         ),
         reason: "Little's law: what would wait longer than the deadline is refused at once instead",
     }
@@ -353,20 +321,20 @@ fn deadline(key: &'static str, value: Duration) -> Figure {
         section: "queues",
         key,
         value: Value::Time(value),
-        arithmetic: "the goal".to_owned(),
+        arithmetic: "as the configuration has it".to_owned(),
         reason: "what is older has given up, or will be served too late to matter",
     }
 }
 
 fn request_depth(goals: &Goals) -> Figure {
-    let work = goals.slow_site_per_second * goals.request_deadline.as_secs_f64();
+    let work = goals.slow_site_per_second.value * goals.request_deadline.as_secs_f64();
     Figure {
         section: "queues",
         key: "request_depth",
         value: Value::Count((work.ceil() as u64).clamp(16, 65_536)),
         arithmetic: format!(
-            "{:.0} requests/s of a slow site x {} = {work:.0}, at least 16",
-            goals.slow_site_per_second,
+            "{} of requests to a slow site x {} = {work:.0}, at least 16",
+            goals.slow_site_per_second.rate(),
             Time(goals.request_deadline)
         ),
         reason: "Little's law, per site; a site's endpoints are the bottleneck, not the edge",

@@ -54,6 +54,31 @@ fn each_size_follows_its_formula() {
 }
 
 #[test]
+fn a_goal_that_was_stated_is_told_from_a_default() {
+    let usual = Goals::default();
+    let goals = Goals {
+        burst_per_second: usual.burst_per_second.or_stated(Some(20_000.0)),
+        established_share: usual.established_share.or_stated(Some(0.5)),
+        slow_site_per_second: usual.slow_site_per_second.or_stated(Some(2.5)),
+        memory_share: usual.memory_share.or_stated(None),
+        ..usual
+    };
+    let sizing = size(&capacity(), &goals, &bounds());
+    check(&sizing, "backlog", "16384"); // 20,000/s x 0.5 s
+    check(&sizing, "handshake_depth", "1000"); // 2,000/s x 50 % x 1 s
+    check(&sizing, "request_depth", "25"); // 2.5/s x 10 s
+    let text = sizing.explain();
+    for part in [
+        "20000/s (goal) in a burst x 500ms (default) of stall",
+        "50 % (goal) is kept",
+        "2.5/s (goal) of requests",
+        "4096 MiB x 50 % (default) /",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[test]
 fn without_rsa_the_queue_may_be_deeper() {
     let mut capacity = capacity();
     capacity.full_handshakes.pop();

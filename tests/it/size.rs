@@ -88,6 +88,11 @@ fn what_cannot_be_measured_is_refused_before_anything_runs() {
     let desk = Desk::new();
     desk.check_refused(&["--objective", "p98 handshake < 1s"], 2, "p50, p90 or p99");
     desk.check_refused(&["--step", "1ms"], 2, "from 10ms to 10s");
+    desk.check_refused(&["--burst", "0"], 2, "from 1/s to 1000000/s");
+    desk.check_refused(&["--accept-stall", "1h"], 2, "from 1ms to 10s");
+    desk.check_refused(&["--established-share", "100%"], 2, "from 0% to 95%");
+    desk.check_refused(&["--slow-site", "fast"], 2, "from 0.1/s to 100000/s");
+    desk.check_refused(&["--memory-share", "0.99"], 2, "from 1% to 90%");
     desk.check_refused(&["--target", "https://127.0.0.1:9/"], 2, "--out");
     let elsewhere = ["--out", "new.toml", "--target"];
     let target = |url| [elsewhere[0], elsewhere[1], elsewhere[2], url];
@@ -122,7 +127,8 @@ fn a_signal_ends_the_edge_and_removes_its_folder() {
 #[test]
 fn a_file_is_proven_and_accepted_or_the_old_one_stays() {
     let desk = Desk::new();
-    let output = desk.size(&[&SHORT[..], &["--explain", "--html", "size.html"]].concat());
+    let output = desk
+        .size(&[&SHORT[..], &["--explain", "--burst", "5000/s", "--html", "size.html"]].concat());
     let (shown, told) = (text(&output.stdout), text(&output.stderr));
     assert!(desk.temporary().is_empty(), "its folder is still there");
     if !output.status.success() {
@@ -134,6 +140,7 @@ fn a_file_is_proven_and_accepted_or_the_old_one_stays() {
     assert!(desk.read("size.html").contains("<figure>"));
     let check = desk.sluss("check").output().unwrap();
     assert!(check.status.success(), "{}", text(&check.stderr));
+    assert!(desk.read("queues.toml").contains("# 5000/s (goal) in a burst"));
     check_arithmetic(&desk.read("queues.toml"), &shown);
 }
 

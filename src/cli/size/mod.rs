@@ -8,6 +8,7 @@
 mod bounds;
 mod cores;
 mod edge;
+mod goals;
 mod kinds;
 mod measure;
 mod objective;
@@ -82,6 +83,8 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    goals: goals::Stated,
+    #[command(flatten)]
     running: target::Running,
 }
 
@@ -122,11 +125,7 @@ fn size(arguments: &Arguments) -> Result<()> {
         arguments,
         main: &main,
         machine: Machine { measured: Some(measured), ..this_machine(&snapshot.certs) },
-        goals: Goals {
-            handshake_deadline: snapshot.queues.handshake_deadline,
-            request_deadline: snapshot.queues.request_deadline,
-            ..Goals::default()
-        },
+        goals: arguments.goals.goals(&snapshot),
         handshake,
         request,
         pace: arguments.step.map_or(usual, |step| usual.with_step(step)),
