@@ -68,13 +68,15 @@ def detail(found):
     """Heading and rows of a scenario's table, the best first."""
     figure = {"p99 ms": "p99", "CPU µs": "cpu"}.get(found["figure"])
     beside = [(head, key) for head, key in BESIDE if key != figure and any(column(r, key) for r in found["rows"].values())]
-    rows = []
+    rows, failed = [], found.get("failed", {})
     for name, value in sorted(medians(found).items(), key=lambda one: one[1]):
         rounds = found["rows"][name]
         all_ = column(rounds, "figure")
         spread = f"{short(min(all_))} to {short(max(all_))}"
-        notes = "; ".join(sorted({one["notes"] for one in rounds if one.get("notes")}))
-        rows.append([title(name), short(value), spread, *(short(middle(rounds, key)) for _, key in beside), notes])
+        notes = sorted({one["notes"] for one in rounds if one.get("notes")})
+        notes += [f"a round failed: {failed[name]}"] if name in failed else []
+        rows.append([title(name), short(value), spread, *(short(middle(rounds, key)) for _, key in beside), "; ".join(notes)])
+    rows += [[title(name), "", "", *("" for _ in beside), f"failed: {why}"] for name, why in failed.items() if name not in found["rows"]]
     heads = ["", unit(found), "spread", *(head for head, _ in beside), "to note"]
     if not any(row[-1] for row in rows):
         heads, rows = heads[:-1], [row[:-1] for row in rows]
@@ -96,11 +98,12 @@ def markdown_table(heads, rows):
 
 
 def overview(scenarios):
-    names = sorted({name for found in scenarios.values() for name in found["rows"]}, key=[*OURS, *KNOWN].index)
+    names = sorted({name for found in scenarios.values() for name in [*found["rows"], *found.get("failed", {})]}, key=[*OURS, *KNOWN].index)
     ours, rows = [name for name in OURS if name in names], []
     for found in scenarios.values():
         figures, best = medians(found), peers_best(found)
-        cells = [f"*{short(v)}*" if (v := figures.get(name)) == best and v is not None and name not in OURS else short(v) for name in names]
+        cells = [f"*{short(v)}*" if (v := figures.get(name)) == best and v is not None and name not in OURS else
+                 "failed" if v is None and name in found.get("failed", {}) else short(v) for name in names]
         ratios = [f"**{ratio:.2f}**" if (ratio := to_the_best(found, name)) else "" for name in ours]
         rows.append([f"{found['title']}: {unit(found)}", *cells, *ratios])
     return markdown_table(["", *map(title, names), *(f"{title(name)} to the best" for name in ours)], rows)
@@ -109,7 +112,7 @@ def overview(scenarios):
 def markdown(results, folder):
     """What stands between the markers; the plots lie in `folder`."""
     last = results["runs"][-1]
-    rounds = max(len(r) for found in results["scenarios"].values() for r in found["rows"].values())
+    rounds = max((len(r) for found in results["scenarios"].values() for r in found["rows"].values()), default=0)
     dates = sorted({found["date"] for found in results["scenarios"].values()})
     versions = "; ".join(f"{title(name)} {version}" for name, version in last["versions"].items())
     parts = [f"Measured on {' and '.join(dates)}: {last['machine']}. {versions}. Medians of {rounds} interleaved rounds; the best peer "
@@ -127,7 +130,7 @@ def markdown(results, folder):
 def panel(found, top):
     """Bars of one scenario from `top` down; its height."""
     figures = sorted(medians(found).items(), key=lambda one: one[1])
-    most = max(max(column(rounds, "figure")) for rounds in found["rows"].values()) or 1
+    most = max((max(column(rounds, "figure")) for rounds in found["rows"].values()), default=1) or 1
     scale = (WIDTH - NAME - VALUE) / most
     out = [f'<text class="title" x="8" y="{top + 18}">{html.escape(found["title"])}</text>',
            f'<text class="unit" x="{WIDTH - 8}" y="{top + 18}" text-anchor="end">{html.escape(unit(found))}</text>']
@@ -191,6 +194,11 @@ def check():
     assert "| 11.0 | 5.50 | *22.0* | 120 | **0.50** | **0.25** |" in overview({"h1": both})
     assert [row[:3] for row in detail(found)[1]][0] == ["sluss", "11.0", "10.0 to 15.0"]
     assert "p99.9" not in text(found) and "0.50 x the best peer" in text(found)
+    broken = {**found, "failed": {"caddy": "its work: not done after 75 s", "sozu": "reset"}}
+    told = text(broken)
+    assert "failed: its work: not done after 75 s" in told and "a round failed: reset" in told and "120" in told
+    assert "| failed |" in overview({"h1": broken}) and len(plot([broken])) == len(plot([found]))
+    assert "failed: reset" in text({**broken, "rows": {}}) and plot([{**broken, "rows": {}}])
     made = markdown(results, "performance")
     assert "| 11.0 | *22.0* | 120 | **0.50** |" in made and "&lt;1 KiB&gt;" in made and "(performance/requests.svg)" in made
     once = between_markers(f"before\n{BEGIN}\nold\n{END}\nafter\n", made)

@@ -1,5 +1,5 @@
 """What the measurements ask of the machine: ports, processes, their CPU time and memory, certificates, its name."""
-import os, pathlib, platform, re, signal, socket, ssl, subprocess, sys, threading, time
+import contextlib, os, pathlib, platform, re, signal, socket, ssl, subprocess, sys, threading, time
 
 HOST = "bench.localhost"
 TICK = os.sysconf("SC_CLK_TCK")
@@ -12,6 +12,25 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+class TookTooLong(RuntimeError):
+    """No OSError, which who tries again takes for a failed try."""
+
+
+@contextlib.contextmanager
+def bounded(seconds, what):
+    """Ends what is done within after so long, wherever it waits; for the main thread."""
+    def over(*_):
+        raise TookTooLong(f"{what}: not done after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 # Does nothing but look at the clock, and counts what passes between two looks.
@@ -114,7 +133,7 @@ def wait_for(port, patience=10):
             return
         except OSError:
             time.sleep(0.02)
-    sys.exit(f"nothing listens on port {port}")
+    raise TimeoutError(f"nothing listens on port {port} after {patience} s")
 
 
 def exchange(stream, request, size):

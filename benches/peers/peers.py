@@ -38,8 +38,9 @@ class Peers:
         child = subprocess.Popen(["taskset", "-c", str(cpu), *command], stdout=log, stderr=log, start_new_session=True)
         try:
             wait_for(port, 10 if self.sites == 0 else 180)
-        except SystemExit:
+        except (TimeoutError, TookTooLong):
             child.kill()
+            child.wait()
             print(open(f"{self.d}/{name}.out").read()[-2000:], file=sys.stderr)
             raise
         return child

@@ -13,6 +13,7 @@
 One proxy at a time on CPU 0; load and origin on CPU 1. The figure to quote is CPU time (user + system,
 all threads and children, from /proc) by operation, as median and spread over the rounds: it survives a
 noisy machine, throughput and latency do not. Peers that are not installed are named and left out.
+Each step is bounded in time. A proxy that is not done by then, or fails, is marked so with the reason, and the run goes on.
 Results go to target/peers/results.json, those of earlier runs in the file stay where nothing newer is;
 --render makes the tables of docs/performance.md, between its markers, and the plots beside it.
 Needs nginx (also as the origin), h2load, openssl and taskset; `sites` needs python3-cryptography.
@@ -27,6 +28,8 @@ from scenarios import SCENARIOS, WEBSOCKET, idle, steady
 
 WARM_UP = 1
 LOAD = 0.7
+# What one step of a scenario may take, seconds: the start of a proxy; its work, beside the time asked for; idle connections.
+START_MAX, WORK_MAX, IDLE_MAX = 200, 60, 150
 
 
 def installed():
@@ -46,9 +49,11 @@ def installed():
 @contextlib.contextmanager
 def serving(stage, name):
     """A proxy that serves; ended at the end."""
-    port, child = getattr(stage, name.replace("-", "_"))()
+    with bounded(START_MAX, "its start"):
+        port, child = getattr(stage, name.replace("-", "_"))()
     try:
-        wait_until_served(port, child, site(stage.sites - 1) if stage.sites else HOST)
+        with bounded(START_MAX, "its first answer"):
+            wait_until_served(port, child, site(stage.sites - 1) if stage.sites else HOST)
         yield port, child
     finally:
         stop(child, KNOWN[name].end if name in KNOWN else signal.SIGTERM)
@@ -58,9 +63,11 @@ def measure(stage, name, scenario, work):
     """One round of one proxy: its figure, and what stands beside it."""
     with serving(stage, name) as (port, child):
         if scenario is SCENARIOS["idle"]:
-            return {"figure": idle(stage, port, child), "resident": share_kib(child.pid) / 1024}
-        work(stage, port, WARM_UP)
-        with Watch(child.pid) as watch:
+            with bounded(IDLE_MAX, "its connections"):
+                return {"figure": idle(stage, port, child), "resident": share_kib(child.pid) / 1024}
+        with bounded(WORK_MAX + 5 * WARM_UP, "its warm-up"):
+            work(stage, port, WARM_UP)
+        with Watch(child.pid) as watch, bounded(WORK_MAX + 5 * ARGS.seconds, "its work"):
             done = work(stage, port, ARGS.seconds)
         cpu = watch.since(done.began) * 1e6 / done.count
         figure = done.p99 if scenario.figure == "p99 ms" else cpu
@@ -68,12 +75,25 @@ def measure(stage, name, scenario, work):
                 "p999": done.p999, "resident": share_kib(child.pid) / 1024, "notes": done.notes}
 
 
-def rates(stage, names, h1):
+# What a proxy that cannot do its work fails with.
+FAILURES = (RuntimeError, OSError, subprocess.SubprocessError)
+
+
+def tell_failed(failed, name, key, error):
+    failed[name] = f"{error or type(error).__name__}"
+    print(f"  {name} failed in {key}: {failed[name]}", flush=True)
+
+
+def rates(stage, names, h1, failed):
     """Requests a second that each could do: what its CPU time by request, kept busy, leaves room for. `h1` is what this
     run found before; who is not in it is measured."""
     rates = {}
     for name in names:
-        rounds = h1.get(name) or [measure(stage, name, SCENARIOS["h1"], SCENARIOS["h1"].work)]
+        try:
+            rounds = h1.get(name) or [measure(stage, name, SCENARIOS["h1"], SCENARIOS["h1"].work)]
+        except FAILURES as error:
+            tell_failed(failed, name, "h1", error)
+            continue
         rates[name] = 1e6 / statistics.median(one["cpu"] for one in rounds)
         print(f"  {name:12} could do {rates[name]:8.0f} requests a second", flush=True)
     return rates
@@ -91,25 +111,26 @@ def run(key, scenario, folder, versions, h1):
     if left := [KNOWN[name].title for name in versions if name not in names]:
         print(f"  not set up for many sites: {', '.join(left)}")
     stage = Peers(folder, scenario.key, ARGS.sluss, ARGS.sites if scenario.many_sites else 0)
-    rows, title = {name: [] for name in names}, scenario.title.format(sites=ARGS.sites, rate=0)
+    failed, rows, title = {}, {name: [] for name in names}, scenario.title.format(sites=ARGS.sites, rate=0)
     origin = start_origin(stage, scenario)
     try:
         works = dict.fromkeys(names, scenario.work)
         if scenario.work is None:
-            able = rates(stage, names, h1)
-            shared = LOAD * min(able.values())
+            able = rates(stage, names, h1, failed)
+            names = list(able)
+            shared = LOAD * min(able.values(), default=0)
             title = scenario.title.format(rate=int(shared))
             works = {name: steady(shared if key == "p99-shared" else LOAD * able[name]) for name in names}
         for _ in range(ARGS.rounds):
             for name in names:
                 try:
                     rows[name].append(measure(stage, name, scenario, works[name]))
-                except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-                    print(f"  {name}: left out of this round: {error}", flush=True)
+                except FAILURES as error:
+                    tell_failed(failed, name, key, error)
     finally:
         stop(origin)
     return {"title": title, "unit": scenario.unit, "figure": scenario.figure, "date": f"{datetime.date.today()}",
-            "seconds": ARGS.seconds, "rows": {name: rounds for name, rounds in rows.items() if rounds}}
+            "seconds": ARGS.seconds, "failed": failed, "rows": {name: rounds for name, rounds in rows.items() if rounds}}
 
 
 def certificates(folder, wanted):

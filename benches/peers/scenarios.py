@@ -10,6 +10,8 @@ HANDSHAKES_AT_ONCE = 32
 MORE_THAN_ANY = 8000
 CALM = 400
 IDLE = 2000
+# Within it a connection that is to be idle is made and answered once, seconds.
+ANSWER = 5
 SITES_CONNECTED, SITES_RATE = 1000, 6000
 UPLOAD = 1 << 20
 WEBSOCKET = ROOT / "target/quick/examples/websocket"
@@ -137,7 +139,7 @@ def idle(stage, port, child):
 
     def open_some(count):
         for _ in range(count):
-            stream = CLIENT.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname=HOST)
+            stream = CLIENT.wrap_socket(socket.create_connection(("127.0.0.1", port), ANSWER), server_hostname=HOST)
             exchange(stream, request, 1024)
             held.append(stream)
 
@@ -146,6 +148,8 @@ def idle(stage, port, child):
         before = share_kib(child.pid)
         open_some(IDLE)
         return (share_kib(child.pid) - before) / IDLE
+    except (OSError, TookTooLong) as error:
+        raise RuntimeError(f"connection {len(held) + 1} of {IDLE + 50}: {error or type(error).__name__}") from error
     finally:
         for stream in held:
             stream.close()
