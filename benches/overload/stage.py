@@ -42,7 +42,7 @@ class Goals:
 
 def certificates(folder):
     """One certificate of each kind, for the domain and all names below it."""
-    for name, key in (("ecdsa", ["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]), ("rsa", ["rsa:2048"])):
+    for name, key in (("ecdsa", ["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]), ("rsa", ["rsa:2048"]), ("rsa4096", ["rsa:4096"])):
         subprocess.run(["openssl", "req", "-x509", "-newkey", *key, "-nodes", "-days", "30", "-subj", f"/CN={DOMAIN}",
                         "-addext", f"subjectAltName=DNS:{DOMAIN},DNS:*.{DOMAIN}", "-keyout", f"{folder}/{name}.key",
                         "-out", f"{folder}/{name}.crt"], check=True, stderr=subprocess.DEVNULL)

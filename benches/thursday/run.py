@@ -5,6 +5,7 @@
     python3 benches/thursday/run.py                          # four edges at 1, 2, 5 and 10 times their capacity
     python3 benches/thursday/run.py --html thursday.html --svg thursday.svg --seconds 8
     python3 benches/thursday/run.py --queues queues.toml     # figures that `sluss size` has made before
+    python3 benches/thursday/run.py --key rsa4096            # slower edges: ten times their capacity is within reach
     python3 benches/thursday/run.py --quick                  # two edges, one short step: tests this script
 
 The edges, one at a time on CPU 0 (load and origin on CPU 1):
@@ -22,15 +23,16 @@ repeated with less, twice the capacity at least; what is late even so is shown a
 
 Needs nginx, haproxy, openssl and taskset; loopback only; everything started here is ended here, by its process id.
 """
-import argparse, html, importlib.util, json, math, os, pathlib, shutil, signal, subprocess, sys, tempfile, time
+import argparse, html, json, math, os, pathlib, shutil, signal, subprocess, sys, tempfile, time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "overload"))
-SPEC = importlib.util.spec_from_file_location("overload", HERE.parent / "overload/run.py")
-overload = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(overload)
-peers = overload.peers
+import stage as lab
+from stage import peers
 
+ESTABLISHED = "kind=requests,rate=500,connections=16,name=established"
+# Key of the certificate -> new visitors a second that the search for the capacity begins with.
+KEYS = {"rsa": 250, "rsa4096": 30, "ecdsa": 400}
 # What a person waits for a page; the kernel's second and third SYN, after 1 s and 3 s, fall within.
 PATIENCE_MS = 10_000
 # "Waits of seconds".
@@ -52,26 +54,25 @@ def capacity(port):
     """Doubles, then halves the gap; one hiccup of the machine does not break a rate."""
     def holds(rate):
         for _ in range(2):
-            p99 = overload.load(port, 1, flood(rate, 1000))[0]["of_all"]["p99"]
+            p99 = lab.load(ARGS.sluss, port, 1, flood(rate, 1000))["new"]["of_all"]["p99"]
             if p99 is not None and p99 < CAPACITY_MS:
                 return True
         return False
 
-    held, broke = 0, 250
+    held, broke = 0, KEYS[ARGS.key]
     while holds(broke):
         held, broke = broke, broke * 2
     while held and broke / held > 1.1:
         middle = math.sqrt(held * broke)
         held, broke = (middle, broke) if holds(middle) else (held, middle)
     if not held:
-        sys.exit("not even 250 new visitors a second are served within 250 ms: the machine is too busy")
+        sys.exit(f"not even {KEYS[ARGS.key]} new visitors a second are served within 250 ms: the machine is too busy")
     return held
 
 
 def step(port, factor, most):
-    traffics = [overload.established()] + ([flood(factor * most)] if factor else [])
-    lanes = overload.load(port, ARGS.seconds, *traffics)
-    calm, new = lanes[0], lanes[1] if factor else None
+    lanes = lab.load(ARGS.sluss, port, ARGS.seconds, ESTABLISHED, *[flood(factor * most)] * (factor > 0))
+    calm, new = lanes["established"], lanes.get("new")
     row = {"established": calm["spans"].get("first_byte", {}), "new": {}, "outcomes": {}, "late": 0}
     if new:
         sent = new["offered"] - new["outcomes"].get("not_sent", 0)
@@ -96,7 +97,7 @@ def offer(port, factor, most):
 def measure(start):
     port, child = start()
     try:
-        overload.load(port, 1, overload.established())
+        lab.load(ARGS.sluss, port, 1, ESTABLISHED)
         most = capacity(port)
         return {"capacity": most, "rows": [offer(port, factor, most) for factor in (0, *ARGS.steps)]}
     finally:
@@ -209,8 +210,8 @@ def main():
     print(peers.stalls(), flush=True)
     folder = tempfile.mkdtemp(prefix="sluss-thursday-")
     os.chmod(folder, 0o755)
-    peers.certificate(folder, "rsa", "rsa:2048")
-    stage = peers.Peers(folder, "rsa", ARGS.sluss)
+    lab.certificates(folder)
+    stage = peers.Peers(folder, ARGS.key, ARGS.sluss)
     origin = stage.start_origin()
     results = {}
     try:
@@ -242,6 +243,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sluss", default=str(HERE.parents[1] / "target/release/sluss"))
     parser.add_argument("--queues", metavar="FILE", help="a queues.toml of `sluss size` for one thread [default: made now]")
+    parser.add_argument("--key", choices=KEYS, default="rsa", help="of the certificate; rsa has 2048 bits")
     parser.add_argument("--steps", type=float, nargs="*", default=[1, 2, 5, 10])
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--quick", action="store_true")
@@ -250,5 +252,4 @@ if __name__ == "__main__":
     ARGS = parser.parse_args()
     if ARGS.quick:
         ARGS.steps, ARGS.seconds = [5], 3
-    overload.ARGS = ARGS
     main()
