@@ -120,12 +120,15 @@ struct Current {
 }
 
 impl Shared {
-    /// Speaks HTTP/2 on the first connection.
+    /// Speaks HTTP/2 on the first connection; without one the first request makes it.
     ///
     /// # Errors
     /// [`Failure`] where the server does not.
-    pub async fn new(host: usize, stream: Stream) -> Result<Arc<Shared>, Failure> {
-        let sender = Some(begin(stream).await?);
+    pub async fn new(host: usize, stream: Option<Stream>) -> Result<Arc<Shared>, Failure> {
+        let sender = match stream {
+            Some(stream) => Some(begin(stream).await?),
+            None => None,
+        };
         Ok(Arc::new(Shared { host, current: Mutex::new(Current { sender, generation: 0 }) }))
     }
 

@@ -130,6 +130,22 @@ impl Lane {
         })
     }
 
+    /// Judges a failure before the run: of several hosts one that the server refuses by its name, with
+    /// an alert, is forgiven and given back. With several hosts its words name the one.
+    ///
+    /// # Errors
+    /// Any other failure.
+    pub fn forgive(&self, host: usize, failure: Failure) -> Result<Failure, Failure> {
+        let names = self.traffic.hosts.names();
+        if names.len() < 2 {
+            return Err(failure);
+        }
+        let outcome = failure.outcome;
+        let words = failure.note.unwrap_or_else(|| outcome.title().to_owned());
+        let named = Failure::noted(outcome, format!("{}: {words}", names[host]));
+        if outcome == Outcome::Alert { Ok(named) } else { Err(named) }
+    }
+
     /// Begins one piece of work; says how much is now in flight.
     pub fn begin(&self) -> usize {
         self.live.offered.fetch_add(1, Ordering::Relaxed);

@@ -4,12 +4,13 @@
 //! that was due while all connections were busy is late by as much, and the latency holds it. A
 //! server may end a connection between two requests: the request goes once more over a new one, as
 //! browsers do. A connection that cannot be made anew fails the request that wanted it, and the
-//! next request tries again.
+//! next request tries again. So do those of a host that the server refuses by its name while it
+//! takes others: the run takes place, and each of its arrivals is counted as refused.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use tokio::sync::Notify;
 
 use crate::load::connect::{self, Failure, Stream};
@@ -55,21 +56,36 @@ pub fn spread(lane: &Lane, connections: usize) -> Vec<usize> {
         .collect()
 }
 
-/// Opens the connections of all hosts, a few at a time.
+/// Opens the connections of all hosts, a few at a time; nothing stands for a host that is refused by
+/// its name.
 ///
 /// # Errors
-/// [`Failure`] of the first that could not be opened.
-pub async fn establish(lane: &Lane, connections: usize) -> Result<Vec<(usize, Stream)>, Failure> {
+/// [`Failure`] of the first that could not be opened, or of one where all were refused.
+pub async fn establish(
+    lane: &Lane,
+    connections: usize,
+) -> Result<Vec<(usize, Option<Stream>)>, Failure> {
     let spread = spread(lane, connections);
     let hosts: Vec<usize> =
         spread.iter().enumerate().flat_map(|(host, count)| vec![host; *count]).collect();
     let mut streams = Vec::with_capacity(hosts.len());
+    let mut refused = None;
     for some in hosts.chunks(PREPARED_AT_ONCE) {
-        let opened =
-            some.iter().map(async |&host| Ok::<_, Failure>((host, open(lane, host).await?)));
-        streams.extend(try_join_all(opened).await?);
+        let opened = some.iter().map(async |&host| (host, open(lane, host).await));
+        for (host, opened) in join_all(opened).await {
+            match opened {
+                Ok(stream) => streams.push((host, Some(stream))),
+                Err(failure) => {
+                    refused = Some(lane.forgive(host, failure)?);
+                    streams.push((host, None));
+                }
+            }
+        }
     }
-    Ok(streams)
+    match refused.filter(|_| streams.iter().all(|(_, stream)| stream.is_none())) {
+        Some(failure) => Err(failure),
+        None => Ok(streams),
+    }
 }
 
 async fn open(lane: &Lane, host: usize) -> Result<Stream, Failure> {
@@ -90,8 +106,8 @@ pub async fn serve_stream(lane: Arc<Lane>, waiting: Arc<Waiting>, shared: Arc<Sh
 }
 
 /// Serves the arrivals of `host` on one connection, anew where it ends, until it is dropped.
-pub async fn serve(lane: Arc<Lane>, host: usize, waiting: Arc<Waiting>, stream: Stream) {
-    let mut line = Line { stream: Some(stream), buffer: vec![0; h1::READ_BYTES] };
+pub async fn serve(lane: Arc<Lane>, host: usize, waiting: Arc<Waiting>, stream: Option<Stream>) {
+    let mut line = Line { stream, buffer: vec![0; h1::READ_BYTES] };
     loop {
         let arrival = waiting.next().await;
         let visit = Visit::new(arrival);

@@ -238,22 +238,57 @@ fn tls_server() -> (SocketAddr, String) {
     let signed = rcgen::generate_simple_self_signed(vec!["a.local".to_owned()]).unwrap();
     let pem = signed.cert.pem();
     let key = rustls::pki_types::PrivateKeyDer::Pkcs8(signed.signing_key.serialize_der().into());
+    let config = tls().with_single_cert(vec![signed.cert.der().clone()], key).unwrap();
+    (serve_tls(config), pem)
+}
+
+fn tls() -> rustls::ConfigBuilder<rustls::ServerConfig, rustls::server::WantsServerCert> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![signed.cert.der().clone()], key)
-        .unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider);
+    config.with_safe_default_protocol_versions().unwrap().with_no_client_auth()
+}
+
+fn serve_tls(mut config: rustls::ServerConfig) -> SocketAddr {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let config = Arc::new(config);
-    let address = server(move |mut stream| {
+    server(move |mut stream| {
         let mut session = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
         let mut stream = rustls::Stream::new(&mut session, &mut stream);
         let mut head = [0; 4096];
         while matches!(stream.read(&mut head), Ok(1..)) && stream.write_all(OK).is_ok() {}
-    });
-    (address, pem)
+    })
+}
+
+/// A TLS server that knows `a.local` and ends the handshake of all other names with an alert.
+fn choosy_server() -> SocketAddr {
+    let signed = rcgen::generate_simple_self_signed(vec!["a.local".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(signed.signing_key.serialize_der().into());
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
+    let certified = rustls::sign::CertifiedKey::new(vec![signed.cert.der().clone()], key);
+    let mut known = rustls::server::ResolvesServerCertUsingSni::new();
+    known.add("a.local", certified).unwrap();
+    serve_tls(tls().with_cert_resolver(Arc::new(known)))
+}
+
+#[test]
+fn a_host_that_is_refused_by_its_name_is_counted_and_the_others_are_served() {
+    let address = choosy_server();
+    for kind in [Kind::Requests { connections: 2, streams: 1 }, Kind::Resumed(Then::Request)] {
+        let mut two = traffic(kind);
+        two.hosts = Hosts::parse("a.local\nb.local\n", None).unwrap();
+        two.arrivals = Arrivals::parse("constant", Some(200.0)).unwrap();
+        let report = run_one("https", address, two.clone());
+        let told = format!("{:?} {:?}", report.outcomes, report.notes);
+        assert_eq!(report.hosts.len(), 2, "{told}");
+        for host in &report.hosts {
+            let expected = if host.host == "a.local" { "completed" } else { "alert" };
+            assert_eq!(host.outcomes.get(expected), Some(&host.offered), "{}: {told}", host.host);
+        }
+        // Where nobody is served there is no run, and the message names a host.
+        two.hosts = Hosts::parse("b.local\nc.local\n", None).unwrap();
+        let error = run(&plan("https", address, two), |_, _| {}).unwrap_err().to_string();
+        assert!(error.contains(".local: alert received"), "{error}");
+    }
 }
 
 #[test]

@@ -84,22 +84,33 @@ async fn ask_h2(lane: &Lane, stream: Stream, visit: &mut Visit) -> Result<Outcom
     Ok(lane.judge(visit, &answer))
 }
 
-/// Opens connections to every host until there are tickets for the first second.
+/// Opens connections to every host until there are tickets for the first second; none for a host that
+/// is refused by its name.
 ///
 /// # Errors
-/// [`Failure`] of the first that did not work.
+/// [`Failure`] of the first that did not work, or of one where all were refused.
 pub async fn stock_tickets(lane: &Lane) -> Result<(), Failure> {
     let traffic = &lane.traffic;
+    let (mut stocked, mut refused) = (false, None);
     let a_second = traffic.arrivals.expected(traffic.length) / traffic.length.as_secs_f64();
     for host in 0..traffic.hosts.names().len() {
         // A server gives one ticket a connection at least.
         let tickets = (a_second * traffic.hosts.share(host)).ceil() as usize;
         let hosts = vec![host; (tickets / traffic.threads).clamp(2, TICKETS_MAX)];
         for some in hosts.chunks(PREPARED_AT_ONCE) {
-            try_join_all(some.iter().map(|host| fetch_ticket(lane, *host))).await?;
+            match try_join_all(some.iter().map(|host| fetch_ticket(lane, *host))).await {
+                Ok(_) => stocked = true,
+                Err(failure) => {
+                    refused = Some(lane.forgive(host, failure)?);
+                    break;
+                }
+            }
         }
     }
-    Ok(())
+    match refused.filter(|_| !stocked) {
+        Some(failure) => Err(failure),
+        None => Ok(()),
+    }
 }
 
 async fn fetch_ticket(lane: &Lane, host: usize) -> Result<(), Failure> {

@@ -135,7 +135,7 @@ fn lane(job: &Job, clock: Clock) -> Result<Lane, http::Error> {
 
 /// What stands before the run begins.
 enum Prepared {
-    Connections(Vec<(usize, connect::Stream)>),
+    Connections(Vec<(usize, Option<connect::Stream>)>),
     Shared(Vec<(usize, Arc<Shared>)>),
     Nothing,
 }
