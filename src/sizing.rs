@@ -411,11 +411,16 @@ fn advice(figures: &[Figure], bounds: &Bounds) -> Vec<String> {
 }
 
 impl Value {
-    fn count(self) -> u64 {
+    /// The number, where it is one.
+    pub fn as_count(self) -> Option<u64> {
         match self {
-            Value::Count(count) => count,
-            Value::Auto | Value::Time(_) => 0,
+            Value::Count(count) => Some(count),
+            Value::Auto | Value::Time(_) => None,
         }
+    }
+
+    fn count(self) -> u64 {
+        self.as_count().unwrap_or(0)
     }
 }
 

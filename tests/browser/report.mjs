@@ -1,10 +1,13 @@
-// Opens a page written by `sluss load --html` in headless Chromium: as a whole file of its own, on a desk and on a phone, by
-// day and in a dark room. `node report.mjs FILE [FOLDER]`: the page, and where screenshots are wanted.
+// Opens a page written by `sluss load --html` or `sluss size --html` in headless Chromium: as a whole file of its own, on a
+// desk and on a phone, by day and in a dark room. `node report.mjs FILE PLOTS [FOLDER]`: the page, how many plots it has at
+// least, and where screenshots are wanted.
 import assert from "node:assert";
 import { pathToFileURL } from "node:url";
 import { Browser } from "./driver.mjs";
 
-const [file, shots] = process.argv.slice(2);
+const [file, count, shots] = process.argv.slice(2);
+const plots = Number(count);
+assert.ok(plots > 0, "node report.mjs FILE PLOTS [FOLDER]");
 const url = pathToFileURL(file).href;
 const browser = new Browser();
 const errors = [];
@@ -39,7 +42,7 @@ async function look(name, screen) {
     };
   });
   assert.ok(seen.wide <= screen.width, `${name} is ${seen.wide} wide`);
-  assert.ok(seen.lines.length >= 4, `${seen.lines.length} plots`);
+  assert.ok(seen.lines.length >= plots, `${seen.lines.length} plots of ${plots}`);
   for (const { about, drawn, within } of seen.lines) assert.ok(drawn && within, `${name}: ${about}: ${drawn} lines, within: ${within}`);
   assert.equal(luminance(seen.ground) < 0.05, Boolean(screen.dark), `${name}: the ground is ${seen.ground}`);
   assert.ok(contrast(seen.text, seen.ground) >= 7, `${name}: text ${seen.text} on ${seen.ground}`);

@@ -109,7 +109,7 @@ fn a_browser_shows_the_page_of_a_load() {
     assert!(page.exists(), "{told}");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/report.mjs");
     let (good, out, told) =
-        run(node.arg(script).arg(&page).env("CHROMIUM", chromium.get_program()));
+        run(node.arg(script).arg(&page).arg("4").env("CHROMIUM", chromium.get_program()));
     assert!(good, "{}{told}", String::from_utf8_lossy(&out));
 }
 

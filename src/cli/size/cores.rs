@@ -38,6 +38,11 @@ impl Cores {
         self.edge.count() as usize
     }
 
+    /// Whether there is but one, which both have.
+    pub fn are_shared(&self) -> bool {
+        self.edge == self.own
+    }
+
     /// From here on this thread, and those that it starts, leave the edge's cores alone.
     pub fn take_own(&self) -> io::Result<()> {
         Ok(sched_setaffinity(None, &self.own)?)

@@ -21,8 +21,9 @@ use rcgen::{CertificateParams, DnType, SanType};
 use toml::{Table, Value};
 
 use super::cores::Cores;
-use super::signing;
+use super::origin::Origins;
 use super::traces::Traces;
+use super::{signing, silence};
 use crate::load::target::Url;
 use crate::names::Hostname;
 use crate::sizing::KeyType;
@@ -31,6 +32,9 @@ use crate::sizing::KeyType;
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Of what the edge said before it ended, kept for the message.
 const LAST_WORDS: usize = 8;
+
+/// The host whose endpoint never answers.
+const SILENT: &str = "silent.localhost";
 
 /// The folder with the configuration.
 pub struct Scene {
@@ -46,6 +50,8 @@ pub struct Edge {
     pub process: u32,
     /// Its TLS listener.
     pub address: SocketAddr,
+    /// Its admin listener.
+    pub admin: SocketAddr,
 }
 
 /// What the configuration is made from.
@@ -56,13 +62,18 @@ pub struct Outline<'o> {
     pub threads: usize,
     /// A site for each.
     pub keys: &'o [KeyType],
-    /// The endpoint behind it.
-    pub origin: SocketAddr,
+    /// The endpoints behind it.
+    pub origins: Origins,
 }
 
 /// The page of the host whose certificate has a key of this type.
 pub fn page(key: KeyType) -> Result<Url> {
     Ok(Url::parse(&format!("https://{}/", host(key)?.as_str()))?)
+}
+
+/// The page of the host whose endpoint never answers.
+pub fn silent_page() -> Result<Url> {
+    Ok(Url::parse(&format!("https://{SILENT}/"))?)
 }
 
 fn host(key: KeyType) -> Result<Hostname> {
@@ -94,15 +105,19 @@ impl Scene {
         self.write("sluss.toml", &derive(written, outline.threads)?.to_string())?;
         for key in outline.keys {
             let host = host(*key)?;
-            let name = host.as_str();
-            let (chain, private) = certificate(*key, name)?;
-            self.write(&format!("certs/{name}/fullchain.pem"), &chain)?;
-            self.write(&format!("certs/{name}/privkey.pem"), &private)?;
-            let origin = outline.origin;
-            let site = format!("hosts = [\"{name}\"]\nupstreams = [\"http://{origin}\"]\n");
-            self.write(&format!("sites/{name}.toml"), &site)?;
+            self.add_site(host.as_str(), *key, outline.origins.answering, "")?;
         }
-        Ok(())
+        let key = outline.keys.first().copied().unwrap_or(KeyType::EcdsaP256);
+        let limits = format!("[limits]\nin_flight = {}\n", silence::IN_FLIGHT);
+        self.add_site(SILENT, key, outline.origins.silent, &limits)
+    }
+
+    fn add_site(&self, name: &str, key: KeyType, origin: SocketAddr, more: &str) -> Result<()> {
+        let (chain, private) = certificate(key, name)?;
+        self.write(&format!("certs/{name}/fullchain.pem"), &chain)?;
+        self.write(&format!("certs/{name}/privkey.pem"), &private)?;
+        let site = format!("hosts = [\"{name}\"]\nupstreams = [\"http://{origin}\"]\n{more}");
+        self.write(&format!("sites/{name}.toml"), &site)
     }
 
     /// Puts the figures in place for the edges started from now on.
@@ -142,14 +157,15 @@ impl Scene {
         };
         // From here on the child ends with the value, also on the way out of an error.
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut edge = Edge { traces: self.traces.clone(), process, address: nowhere };
+        let mut edge =
+            Edge { traces: self.traces.clone(), process, address: nowhere, admin: nowhere };
         let errors = errors.ok_or_else(|| anyhow!("the edge has no standard error"))?;
         let (told, heard) = mpsc::channel();
         std::thread::Builder::new()
             .name("size-edge".into())
             .spawn(move || listen(BufReader::new(errors), &told))?;
         match heard.recv_timeout(START_TIMEOUT) {
-            Ok(Ok(address)) => edge.address = address,
+            Ok(Ok((address, admin))) => (edge.address, edge.admin) = (address, admin),
             Ok(Err(words)) => bail!("the edge did not start:\n{words}"),
             Err(_) => bail!("the edge did not start within {START_TIMEOUT:?}"),
         }
@@ -169,13 +185,16 @@ impl Drop for Edge {
     }
 }
 
+/// Addresses of an edge that serves: TLS, admin.
+type Listening = (SocketAddr, SocketAddr);
+
 /// Reads the edge's standard error to its end, so that it never waits for a reader; tells the
-/// address it serves on, or its last words where it ends before.
-fn listen(errors: impl BufRead, told: &mpsc::Sender<Result<SocketAddr, String>>) {
+/// addresses it serves on, or its last words where it ends before.
+fn listen(errors: impl BufRead, told: &mpsc::Sender<Result<Listening, String>>) {
     let mut last = VecDeque::new();
     for line in errors.lines().map_while(Result::ok) {
-        if let Some(address) = ready_address(&line) {
-            let _ = told.send(Ok(address));
+        if let Some(addresses) = ready_addresses(&line) {
+            let _ = told.send(Ok(addresses));
         }
         if last.len() == LAST_WORDS {
             last.pop_front();
@@ -185,9 +204,11 @@ fn listen(errors: impl BufRead, told: &mpsc::Sender<Result<SocketAddr, String>>)
     let _ = told.send(Err(Vec::from(last).join("\n")));
 }
 
-fn ready_address(line: &str) -> Option<SocketAddr> {
+fn ready_addresses(line: &str) -> Option<Listening> {
     let rest = line.strip_prefix("sluss ready https=")?;
-    rest.split([' ', ',']).next()?.parse().ok()
+    let https = rest.split([' ', ',']).next()?.parse().ok()?;
+    let admin = rest.split(' ').find_map(|word| word.strip_prefix("admin="))?;
+    Some((https, admin.parse().ok()?))
 }
 
 /// The operator's main file with what a measurement must not touch replaced.
@@ -258,14 +279,15 @@ mod tests {
         let main = folder.path().join("sluss.toml");
         fs::write(&main, "[runtime]\nthreads = 1\n").unwrap();
         let keys = [KeyType::EcdsaP256, KeyType::EcdsaP384, KeyType::Ed25519, KeyType::Rsa(3_072)];
-        let origin = SocketAddr::from(([127, 0, 0, 1], 9));
-        let outline = Outline { main: &main, threads: 2, keys: &keys, origin };
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
+        let origins = Origins { answering: nowhere, silent: nowhere };
+        let outline = Outline { main: &main, threads: 2, keys: &keys, origins };
         let cores = Cores::divide().unwrap();
         let scene = Scene::make(&outline, &cores, &Traces::default()).unwrap();
         let outcome = crate::config::check(&scene.folder.join("sluss.toml"));
         assert_eq!(outcome.problems, []);
         let snapshot = outcome.snapshot.unwrap();
-        assert_eq!((snapshot.sites.all().len(), snapshot.certs.all().len()), (4, 4));
+        assert_eq!((snapshot.sites.all().len(), snapshot.certs.all().len()), (5, 5));
         let found = this_machine(&snapshot.certs).key_types.unwrap();
         assert_eq!(found, "ECDSA P-256, ECDSA P-384, Ed25519, RSA-3072");
         let path = scene.folder.clone();
@@ -276,7 +298,8 @@ mod tests {
     #[test]
     fn the_ready_line_tells_where_it_serves() {
         let line = "sluss ready https=127.0.0.1:4433 http= admin=127.0.0.1:1 sites=1";
-        assert_eq!(ready_address(line), "127.0.0.1:4433".parse().ok());
-        assert_eq!(ready_address("warning: https=127.0.0.1:4433"), None);
+        let expected = ["127.0.0.1:4433", "127.0.0.1:1"].map(|text| text.parse().unwrap());
+        assert_eq!(ready_addresses(line), Some(expected.into()));
+        assert_eq!(ready_addresses("warning: https=127.0.0.1:4433"), None);
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::bounds;
+use super::look::Look;
 use super::objective::Objective;
 use super::progress::Progress;
 use super::search::{Search, Try};
@@ -41,8 +42,12 @@ pub struct Subject {
     pub address: SocketAddr,
     /// Its process, where it runs on this machine.
     pub process: Option<u32>,
+    /// Where it tells of itself, where it is our own.
+    pub admin: Option<SocketAddr>,
     /// Its serving threads.
     pub threads: usize,
+    /// A page of a site whose upstream never answers, where it has one.
+    pub silent: Option<Url>,
     /// A page for each key type that is measured, ECDSA first.
     pub pages: Vec<(KeyType, Url)>,
 }
@@ -280,6 +285,11 @@ impl Subject {
     /// The page of the first key type.
     pub fn first(&self) -> Result<&Url> {
         self.pages.first().map(|(_, page)| page).context("there is no page to ask for")
+    }
+
+    /// What the edge says of itself; nothing where it cannot be asked.
+    pub fn look(&self) -> Result<Look> {
+        self.admin.map_or(Ok(Look::default()), Look::take)
     }
 
     /// These traffics side by side. Whose certificates it shows is not what is measured.

@@ -10,14 +10,17 @@ mod cores;
 mod edge;
 mod goals;
 mod kinds;
+mod look;
 mod measure;
 mod objective;
 mod origin;
 mod page;
 mod progress;
+mod proof;
 mod prove;
 mod search;
 mod signing;
+mod silence;
 mod target;
 mod traces;
 
@@ -44,11 +47,13 @@ use measure::{Measurement, Pace, Subject};
 use objective::{Objective, Work};
 use page::Findings;
 use progress::Progress;
-use prove::{Promise, Row};
+use proof::Proof;
+use prove::Promise;
+use silence::Silence;
 use traces::Traces;
 
 /// The search gives up after this; with the proof the whole stays under ten minutes.
-const SEARCH_MAX: Duration = Duration::from_secs(450);
+const SEARCH_MAX: Duration = Duration::from_secs(400);
 /// The same with `--quick`.
 const QUICK_SEARCH_MAX: Duration = Duration::from_secs(90);
 /// Where nothing else is said.
@@ -156,7 +161,7 @@ struct Written {
 }
 
 /// The result for scripts.
-fn json(out: &Path, sizing: &Sizing, proof: Option<(&[Row], &[Row])>) -> Value {
+fn json(out: &Path, sizing: &Sizing, proof: Option<&Proof>) -> Value {
     let figure = |figure: &Figure| {
         let Figure { section, key, value, arithmetic, reason } = figure;
         let value = match value {
@@ -173,8 +178,9 @@ fn json(out: &Path, sizing: &Sizing, proof: Option<(&[Row], &[Row])>) -> Value {
     json!({
         "file": out.display().to_string(),
         "figures": sizing.figures.iter().map(figure).collect::<Vec<_>>(),
+        "notes": sizing.notes,
         "advice": sizing.advice,
-        "proof": proof.map(|(before, after)| json!({ "before": before, "after": after })),
+        "proof": proof.map(Proof::json),
     })
 }
 
@@ -203,13 +209,21 @@ impl Start<'_> {
         cores.take_own().context("cannot divide the cores")?;
         let kinds = Kinds::choose(&key_types(&self.snapshot.certs), self.pace.kinds)?;
         self.say_computed(&kinds);
-        let origin = origin::start().context("cannot start an endpoint on loopback")?;
+        let origins = origin::start().context("cannot start an endpoint on loopback")?;
         let measured = threads.min(cores.of_the_edge());
-        let outline = Outline { main: self.main, threads: measured, keys: &kinds.measured, origin };
+        let outline =
+            Outline { main: self.main, threads: measured, keys: &kinds.measured, origins };
         let scene = Scene::make(&outline, &cores, &traces)?;
         let page = |key: &KeyType| Ok((*key, edge::page(*key)?));
         let pages = kinds.measured.iter().map(page).collect::<Result<_>>()?;
-        let mut subject = Subject { address: origin, process: None, threads: measured, pages };
+        let mut subject = Subject {
+            address: origins.answering,
+            process: None,
+            admin: None,
+            threads: measured,
+            silent: Some(edge::silent_page()?),
+            pages,
+        };
         let mut capacity = {
             let edge = scene.start()?;
             subject.take(&edge);
@@ -217,18 +231,39 @@ impl Start<'_> {
         };
         capacity.full_handshakes = kinds.rates(capacity.full_handshakes, measured);
         let bounds = bounds::read(threads);
-        let sizing = sizing::size(&capacity, &self.goals, &bounds);
+        let mut sizing = sizing::size(&capacity, &self.goals, &bounds);
         self.explain(&sizing);
-        let promise = Promise::of(&capacity, self.goals.handshake_deadline, self.request)?;
         let share = Bounds { threads: measured, ..bounds };
-        let proven = sizing::size(&capacity, &self.goals, &share).render(&self.machine);
+        let new = sizing::size(&capacity, &self.goals, &share).render(&self.machine);
+        let mut promise = Promise::of(&capacity, &self.goals, self.request)?;
+        if cores.are_shared() {
+            // The flood itself takes half of the one core that there is.
+            promise.floor /= 2.0;
+        }
+        let silence = Silence::of(&sizing, self.own_depth(), self.goals.request_deadline);
+        let mut proof =
+            Proof { promise, before: Vec::new(), after: Vec::new(), silence, heard: None };
         let old = self.old_figures(measured as f64 / threads as f64);
-        let before = self.rows(&promise, &scene, &mut subject, &old)?;
-        let after = self.rows(&promise, &scene, &mut subject, &proven)?;
-        self.report(&sizing, &promise, &before, &after)?;
+        scene.write_queues(&old)?;
+        proof.before =
+            self.on_an_edge(&scene, &mut subject, |edge| promise.rows(edge, &self.pace))?;
+        scene.write_queues(&new)?;
+        (proof.after, proof.heard) = self.on_an_edge(&scene, &mut subject, |edge| {
+            let rows = promise.rows(edge, &self.pace)?;
+            let shown = silence.hindrance().is_none();
+            let heard = shown.then(|| silence.look(edge, &promise, &self.pace)).transpose()?;
+            Ok((rows, heard))
+        })?;
+        self.report(&mut sizing, &proof)?;
         let out = self.arguments.out.as_ref().unwrap_or(&self.snapshot.places.queues);
-        let json = json(out, &sizing, Some((&before, &after)));
+        let json = json(out, &sizing, Some(&proof));
         Ok(Written { out: out.clone(), text: sizing.render(&self.machine), json })
+    }
+
+    /// The depth of the request queues that the main file has itself.
+    fn own_depth(&self) -> Option<u64> {
+        let wins = keys_that_win(self.main).iter().any(|key| key == "queues.request_depth");
+        wins.then_some(self.snapshot.queues.request_depth as u64)
     }
 
     /// Measures an edge that runs already. It is not proven: that would take its queues from it.
@@ -247,7 +282,9 @@ impl Start<'_> {
             machine = Machine { cores: None, cpu: None, ..machine };
         }
         self.explain(&sizing);
-        self.say("not proven: that takes an edge of its own, without --target");
+        let unproven = "Not proven: that takes an edge of its own, without --target";
+        sizing.notes.push(unproven.to_owned());
+        self.say(unproven);
         let out = self.arguments.out.clone().context("--target needs --out")?;
         let json = json(&out, &sizing, None);
         Ok(Written { out, text: sizing.render(&machine), json })
@@ -302,48 +339,45 @@ impl Start<'_> {
         table.to_string()
     }
 
-    /// Starts an edge with these figures and offers it more than it can do.
-    fn rows(
+    /// Starts an edge with the figures in place and offers it more than it can do.
+    fn on_an_edge<T>(
         &self,
-        promise: &Promise,
         scene: &Scene,
         subject: &mut Subject,
-        figures: &str,
-    ) -> Result<Vec<Row>> {
-        scene.write_queues(figures)?;
+        offer: impl FnOnce(&Subject) -> Result<T>,
+    ) -> Result<T> {
         let edge = scene.start()?;
         subject.take(&edge);
         self.progress.now("the proof");
-        let rows = promise.rows(subject, &self.pace);
+        let seen = offer(subject);
         self.progress.clear();
-        rows
+        seen
     }
 
-    /// Shows the proof; an error where a bound does not hold.
-    fn report(
-        &self,
-        sizing: &Sizing,
-        promise: &Promise,
-        before: &[Row],
-        after: &[Row],
-    ) -> Result<()> {
-        let broken = prove::judge(promise, after);
+    /// Shows the proof and notes what it proves; an error where a bound does not hold.
+    fn report(&self, sizing: &mut Sizing, proof: &Proof) -> Result<()> {
+        let Proof { promise, before, after, .. } = proof;
+        let broken = proof.broken();
         self.say(&format!(
             "\nProof: {} handshakes beside {:.0} requests/s of established visitors\n\nbefore\n{}\n\
-             with the new figures\n{}",
+             with the new figures\n{}\n{}",
             promise.key,
             promise.established_per_second,
             prove::table(promise, before, colours()),
-            prove::table(promise, after, colours())
+            prove::table(promise, after, colours()),
+            proof.told()
         ));
         for row in after.iter().filter(|row| !row.behind.is_empty()) {
             let behind = row.behind.join("; ");
             self.say(&format!("at {:.1} x capacity the generator was late: {behind}", row.factor));
         }
+        if broken.is_empty() {
+            self.say(&prove::proven(promise, after));
+            sizing.notes.extend(proof.notes());
+        }
         if let Some(file) = &self.arguments.html {
-            let machine = &self.machine;
-            let broken = &broken;
-            let page = page::html(&Findings { machine, sizing, promise, before, after, broken });
+            let (machine, broken) = (&self.machine, &broken);
+            let page = page::html(&Findings { machine, sizing, proof, broken });
             fs::write(file, page).with_context(|| format!("cannot write {}", file.display()))?;
         }
         if !broken.is_empty() {
@@ -357,6 +391,7 @@ impl Subject {
     /// The edge that serves from now on.
     fn take(&mut self, edge: &Edge) {
         (self.address, self.process) = (edge.address, Some(edge.process));
+        self.admin = Some(edge.admin);
     }
 }
 

@@ -68,7 +68,8 @@ impl Running {
         let here = is_here(address);
         let running = here.then(|| state::find(&config::state_folder(main)).ok()).flatten();
         let threads = self.threads.unwrap_or(threads).max(1);
-        Ok(Subject { address, process: running.map(|edge| edge.pid), threads, pages })
+        let process = running.map(|edge| edge.pid);
+        Ok(Subject { address, process, admin: None, threads, silent: None, pages })
     }
 
     fn look(&self, text: &str) -> Result<(KeyType, Target)> {
