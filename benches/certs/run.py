@@ -325,10 +325,12 @@ def a_minute(folder, authority, port, child):
         child.send_signal(signal.SIGHUP)
     p99, lost = judged(loading)
     after, last = judged(handshakes(folder, port, seconds // 2)), settled_mib(child.pid)
+    with peers.kept_busy():
+        busy, _ = judged(handshakes(folder, port, seconds // 2))
     quiet = (before[0] + after[0]) / 2
     ratio, growth = p99 / quiet, last / memory - 1
-    goal(f"{seconds} reloads in {seconds} s: p99 of handshakes {p99:.1f} ms, {quiet:.1f} ms without, ratio {ratio:.2f} (1.2 at most)",
-         ratio <= 1.2)
+    goal(f"{seconds} reloads in {seconds} s: p99 of handshakes {p99:.1f} ms, {quiet:.1f} ms without, ratio {ratio:.2f} (1.2 at most); "
+         f"{busy:.1f} ms without on cores kept busy by what gives way", ratio <= 1.2)
     goal(f"{seconds} reloads in {seconds} s: {lost} handshakes failed", lost == 0)
     goal(f"{seconds} reloads in {seconds} s: memory {memory:.0f} MiB before, {last:.0f} MiB after, {growth:+.1%} (5 % at most)", growth <= 0.05)
 

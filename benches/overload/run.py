@@ -19,7 +19,8 @@ ListenOverflow; 2 s after the flood latency and queue are as before. At the end 
 status 1 where sluss misses one, or the control misses none: that is sluss with a queue that holds all and lets nobody go, and handshake threads without their lower priority.
 `core us` is how long the proxy's threads waited for their core each time they wanted it during the flood, as the kernel counts it:
 of the established p99 the part that no generator can have made. sluss' handshake threads, which are to wait, are not in it.
-nginx and HAProxy are judged alike, for comparison; HAProxy once more, told to reject above 250 connections. A step that the generator cannot offer is told and offered as far as it can.
+Before the steps: the established p99 without a flood on cores that something of the lowest priority keeps busy, which is what a busy
+core costs on this machine. nginx and HAProxy are judged alike, for comparison; HAProxy once more, told to reject above 250 connections. A step that the generator cannot offer is told and offered as far as it can.
 
 Needs nginx (the origin), openssl and taskset; haproxy where there is one. The control's threads can be given back their
 priority by root alone. Loopback only; everything started here is ended here, by its process id.
@@ -165,6 +166,10 @@ def measure(name, peers_stage):
         most = capacity(port)
         print(f"\n{name}, {ARGS.key}: capacity {most:.0f} full handshakes a second; resident {resident:.0f} MiB")
         print("    step  offered/s   unloaded p99   est p50      p99      max   good/s  of cap.  new p99  refused p99.9  hanging  back s  MiB  core us")
+        with peers.kept_busy():
+            busy = lab.load(ARGS.sluss, port, BEFORE, established("busy", 0, BEFORE))["busy"]
+        print(f"          unloaded on cores kept busy by what gives way: p50 {lab.quantile(busy, 'p50'):.2f}, p99 {lab.quantile(busy, 'p99'):.2f}, "
+              f"at most {lab.quantile(busy, 'max'):.1f} ms")
         steps = []
         for multiple in ARGS.steps:
             figures = step(child, port, admin, min(most * multiple, GENERATOR))
@@ -185,7 +190,7 @@ def measure(name, peers_stage):
         if admin:
             counts = {key: value for key, value in lab.scrape(admin).items() if key.startswith("sluss_queue_refused_total{queue=\"handshake\"") and value}
             print(f"  refused: {counts or 'none'}")
-        return {"capacity": most, "steps": dict(steps), "failed": goals.failed}
+        return {"capacity": most, "busy": lab.quantile(busy, "p99"), "steps": dict(steps), "failed": goals.failed}
     finally:
         peers.stop(child)
 

@@ -54,6 +54,22 @@ def stalls(seconds=2):
                                                       for cpu, (lost, longest) in enumerate(told))
 
 
+@contextlib.contextmanager
+def kept_busy():
+    """Both cores have something to do all the time that gives way to everybody at once (SCHED_IDLE). What latency is then more
+    than on idle cores is the machine's doing: a core in use is taken away now and then, one at rest is not."""
+    def give_way():
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+    spins = [subprocess.Popen(["taskset", "-c", str(cpu), sys.executable, "-c", "while True: pass"], preexec_fn=give_way) for cpu in (0, 1)]
+    try:
+        yield
+    finally:
+        for spin in spins:
+            spin.kill()
+            spin.wait()
+
+
 def tree(pid):
     found = [pid]
     for child in subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split():
