@@ -101,7 +101,13 @@ impl Silence {
         let [established, asked] = &report.traffics[..] else {
             return Err(anyhow!("the report lacks a traffic"));
         };
-        let ended = [Outcome::Completed, Outcome::RefusedStatus, Outcome::WrongStatus];
+        // Over HTTP/2 the edge refuses with 503 or by the stream.
+        let ended = [
+            Outcome::Completed,
+            Outcome::RefusedStatus,
+            Outcome::RefusedStream,
+            Outcome::WrongStatus,
+        ];
         let ended: u64 = ended.iter().map(|outcome| asked.count(*outcome)).sum();
         let since = |counter: fn(&Look) -> u64| counter(&after).saturating_sub(counter(&before));
         Ok(Heard {
