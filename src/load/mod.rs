@@ -17,6 +17,7 @@ pub mod fairness;
 pub mod h1;
 pub mod h2;
 pub mod hosts;
+mod key_share;
 pub mod lane;
 pub mod odd;
 pub mod outcome;

@@ -451,7 +451,8 @@ fn http2_streams_share_connections_and_outlive_them() {
     assert_eq!(report.reconnects, 0);
     let report = run_one("http", h2_server(10), asking.clone());
     assert!(report.count(Outcome::Completed) >= 40, "{:?} {:?}", report.outcomes, report.notes);
-    assert!(report.reconnects >= 4, "{}", report.reconnects);
+    // Sixty requests take six connections of ten, fewer where some were on their way at the end.
+    assert!(report.reconnects >= 3, "{}", report.reconnects);
     asking.kind = Kind::Handshakes(Then::Request);
     asking.arrivals = Arrivals::parse("constant", Some(50.0)).unwrap();
     let report = run_one("http", h2_server(usize::MAX), asking);

@@ -23,6 +23,7 @@ use rustls::{
     SupportedProtocolVersion, version,
 };
 
+use super::key_share::X25519_KEPT;
 use crate::pem;
 
 /// The certificates of the system's authorities, on Debian and on Red Hat.
@@ -123,11 +124,11 @@ pub fn client_config(trust: &Trust, offer: &Offer) -> Result<Arc<ClientConfig>, 
 }
 
 fn provider(first: Group) -> CryptoProvider {
-    use aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
+    use aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519MLKEM768};
     let first: &'static dyn SupportedKxGroup = match first {
         Group::P256 => SECP256R1,
         Group::P384 => SECP384R1,
-        Group::X25519 => X25519,
+        Group::X25519 => X25519_KEPT,
         Group::X25519MlKem768 => X25519MLKEM768,
     };
     let mut provider = aws_lc_rs::default_provider();
@@ -135,7 +136,7 @@ fn provider(first: Group) -> CryptoProvider {
     // most CPUs and cost a sixth of a handshake's time.
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != TLS13_AES_128_GCM_SHA256);
     // The others stay on offer, without a share, for servers that do not speak the first.
-    provider.kx_groups = vec![X25519, SECP256R1, SECP384R1];
+    provider.kx_groups = vec![X25519_KEPT, SECP256R1, SECP384R1];
     provider.kx_groups.retain(|group| group.name() != first.name());
     provider.kx_groups.insert(0, first);
     provider

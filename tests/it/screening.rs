@@ -211,7 +211,10 @@ fn what_a_stricter_profile_would_refuse_is_told_while_all_of_it_goes_through() {
     });
     let (told, unjudged) = told.split_once("sluss: ").expect("who is not judged");
     assert!(told.contains("sites that would break: odd.test\n"), "{told}");
-    assert!(told.contains("    example: Expires : 0\n    in hex: 30\n    seen with: GET /"), "{told}");
+    assert!(
+        told.contains("    example: Expires : 0\n    in hex: 30\n    seen with: GET /"),
+        "{told}"
+    );
     assert!(told.contains(&format!("from {}", odd.url())), "the endpoint is named: {told}");
     assert!(!told.contains("sound.test") && !told.contains("unjudged.test"), "{told}");
     assert!(unjudged.starts_with("no shadow profile judges the heads of unjudged.test;"), "{told}");
