@@ -67,7 +67,7 @@ def server(folder, key):
     return port, stage.spawn(f"server-{key}", conf, ["nginx", "-p", folder, "-e", log, "-c"], 0, port)
 
 
-HANDSHAKES = "kind=handshakes,timeout=1500ms,group=x25519"
+HANDSHAKES = "kind=handshakes,sources=64,timeout=1500ms,group=x25519"
 
 
 def attempt(name, work, *arguments):

@@ -109,7 +109,7 @@ def among(names):
             lanes = lab.load(ARGS.sluss, port, BEFORE + ARGS.seconds,
                              f"{usual},name=before,start=0s,duration={BEFORE}s",
                              f"{usual},name=others,start={BEFORE}s,duration={ARGS.seconds}s",
-                             f"kind=handshakes,host={FLOODED},rate={rate:.0f},timeout=1500ms,name=flood,start={BEFORE}s,duration={ARGS.seconds}s")
+                             f"kind=handshakes,host={FLOODED},sources={lab.SOURCES},rate={rate:.0f},timeout=1500ms,name=flood,start={BEFORE}s,duration={ARGS.seconds}s")
             flood = lanes["flood"]
             print(f"    the flooded site: {flood['offered']} came, {lab.counted(flood, 'completed')} completed,"
                   f" {lab.counted(flood, *lab.REFUSED)} refused, {lab.counted(flood, *lab.HANGING)} left hanging")
@@ -156,7 +156,7 @@ def resumption(name, stage, goals):
         resumed = f"kind=resumed,timeout=5s,rate={most / 20:.0f},start=0s,duration={BEFORE + ARGS.seconds}s"
         lanes = lab.load(ARGS.sluss, port, BEFORE + ARGS.seconds,
                          f"{resumed},host={FLOODED},name=its-own", f"{resumed},host={BESIDE},name=the-others",
-                         f"kind=handshakes,host={FLOODED},rate={rate:.0f},timeout=1500ms,name=flood,start={BEFORE}s,duration={ARGS.seconds}s")
+                         f"kind=handshakes,host={FLOODED},sources={lab.SOURCES},rate={rate:.0f},timeout=1500ms,name=flood,start={BEFORE}s,duration={ARGS.seconds}s")
         for lane in (lanes["its-own"], lanes["the-others"]):
             title = lane["name"]
             print(f"    {title}: {lane['offered']} came back, {lane['resumed']} resumed, p99 {lab.quantile(lane, 'p99'):.2f} ms; {lane['outcomes']}")

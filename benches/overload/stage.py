@@ -15,6 +15,8 @@ os.sched_setaffinity(0, {1})
 
 ROOT = HERE.parents[1]
 DOMAIN = peers.HOST
+# Loopback addresses that a flood comes from: from one, most of the generator's core goes into the kernel's search for a free port.
+SOURCES = 64
 # What of a visitor's work was turned away at once, and what was left hanging until he gave up.
 REFUSED = ("refused_reset", "refused_status", "refused_stream")
 HANGING = ("connect_timeout", "handshake_timeout", "response_timeout")

@@ -116,7 +116,7 @@ def sites_requests(stage, port, seconds):
 def sites_visitors(stage, port, seconds):
     """New connections, each to a site picked from all of them."""
     names = stage.write("visited", "".join(f"{site(n)}\n" for n in range(stage.sites)))
-    traffic = f"kind=handshakes,rate={MORE_THAN_ANY},arrivals=constant,group=x25519,tls=1.3"
+    traffic = f"kind=handshakes,sources=64,rate={MORE_THAN_ANY},arrivals=constant,group=x25519,tls=1.3"
     return load(stage, port, seconds, traffic, "--hosts", names, "--in-flight", str(HANDSHAKES_AT_ONCE))[0]
 
 

@@ -47,7 +47,7 @@ INCIDENT = {"listen": "backlog = 128",
 
 
 def flood(rate, patience=PATIENCE_MS):
-    return f"kind=handshakes,then=request,rate={rate:.0f},timeout={patience}ms,group=x25519,name=new"
+    return f"kind=handshakes,then=request,sources={lab.SOURCES},rate={rate:.0f},timeout={patience}ms,group=x25519,name=new"
 
 
 def capacity(port):

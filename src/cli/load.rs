@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::load::hosts::Hosts;
 use crate::load::outcome::{Family, Outcome};
 use crate::load::report::Report;
+use crate::load::sources::Sources;
 use crate::load::target::{Target, Url};
 use crate::load::trust::Trust;
 use crate::load::{Live, Plan, Traffic, compare, page, table};
@@ -200,6 +201,15 @@ impl Wanted {
         let duration = arguments.duration;
         let target =
             Target::find(url, arguments.connect.as_deref(), arguments.i_own_this_host.as_deref())?;
+        let several = traffics.iter().find(|traffic| traffic.sources > 1);
+        if let Some(traffic) = several.filter(|_| !Sources::are_there_for(target.address)) {
+            bail!(
+                "{}: sources={} needs a target at an IPv4 loopback address; it is {}",
+                traffic.name,
+                traffic.sources,
+                target.address
+            );
+        }
         let trust = match (&arguments.cacert, arguments.insecure) {
             (Some(file), _) => Trust::Authorities(file.clone()),
             (None, true) => Trust::Nobody,

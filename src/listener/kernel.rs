@@ -98,14 +98,27 @@ pub fn adopt_inherited(descriptor: RawFd) -> io::Result<OwnedFd> {
 /// # Errors
 /// Of setsockopt(2).
 pub fn defer_accept(listener: impl AsFd, seconds: c_int) -> io::Result<()> {
-    // SAFETY: the descriptor is open while `listener` is borrowed; the kernel reads the integer,
+    set_integer(listener, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)
+}
+
+/// Lets bind(2) with port 0 choose the address alone: the port is found by connect(2), which knows
+/// the other end and can share it with other ends (ip(7), `IP_BIND_ADDRESS_NO_PORT`).
+///
+/// # Errors
+/// Of setsockopt(2).
+pub fn bind_address_alone(socket: impl AsFd) -> io::Result<()> {
+    set_integer(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
+fn set_integer(socket: impl AsFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open while `socket` is borrowed; the kernel reads the integer,
     // which outlives the call, and keeps no pointer.
     let result = unsafe {
         libc::setsockopt(
-            listener.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_DEFER_ACCEPT,
-            (&raw const seconds).cast::<c_void>(),
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast::<c_void>(),
             size_of::<c_int>() as socklen_t,
         )
     };

@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::load::outcome::{Outcome, Times};
+use crate::load::sources::Sources;
 
 /// The run's own time: zero when its schedule begins.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +43,8 @@ pub struct Route {
     pub server_names: Vec<ServerName<'static>>,
     /// Bytes of the kernel's receive buffer, where it shall be small.
     pub receive_buffer: Option<u32>,
+    /// The addresses from which it is gone.
+    pub sources: Sources,
 }
 
 /// An open connection.
@@ -148,6 +151,7 @@ pub async fn connect(route: &Route, clock: Clock, times: &mut Times) -> Result<T
     if let Some(bytes) = route.receive_buffer {
         socket.set_recv_buffer_size(bytes)?;
     }
+    route.sources.bind(&socket)?;
     let stream = socket.connect(route.address).await?;
     times.connected = Some(clock.now());
     Ok(stream)

@@ -26,6 +26,7 @@ pub mod page;
 pub mod plot;
 pub mod report;
 pub mod requests;
+pub mod sources;
 pub mod table;
 pub mod tally;
 pub mod target;
@@ -47,6 +48,7 @@ use crate::load::hosts::Hosts;
 use crate::load::odd::{Abort, Slow};
 use crate::load::outcome::Family;
 use crate::load::report::{About, Report, TrafficReport};
+use crate::load::sources::Sources;
 use crate::load::tally::Tally;
 use crate::load::target::{Scheme, Target};
 use crate::load::trust::{Group, InvalidTrust, Offer, Sessions, Trust, Versions};
@@ -109,6 +111,8 @@ pub struct Traffic {
     pub expect: Option<String>,
     /// Threads that share the work.
     pub threads: usize,
+    /// Addresses from which they come, see [`sources`].
+    pub sources: u32,
 }
 
 /// What the visitors of a traffic do.
@@ -349,6 +353,7 @@ fn route(plan: &Plan, traffic: &Traffic) -> Result<Route, LoadError> {
         tls,
         server_names: traffic.hosts.names().iter().map(server_name).collect::<Result<_, _>>()?,
         receive_buffer: matches!(traffic.kind, Kind::SlowReaders { .. }).then_some(SIP_BUFFER),
+        sources: Sources::new(traffic.sources),
     })
 }
 

@@ -64,6 +64,7 @@ fn traffic(kind: Kind) -> Traffic {
         group: Group::X25519,
         expect: None,
         threads: 1,
+        sources: 1,
     }
 }
 

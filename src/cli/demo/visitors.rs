@@ -23,6 +23,7 @@ use crate::load::answer::Body;
 use crate::load::connect::{self, Clock, Route, Stream};
 use crate::load::h1;
 use crate::load::outcome::Times;
+use crate::load::sources::Sources;
 use crate::load::trust::{Group, Offer, Sessions, Trust, Versions, client_config};
 
 /// From one visitor of a site to the next.
@@ -87,7 +88,8 @@ impl Visitors {
         let name = |host: &String| ServerName::try_from(host.clone());
         let server_names: Result<Vec<_>, _> = hosts.iter().map(name).collect();
         let server_names = server_names.map_err(|error| error.to_string())?;
-        let route = Route { address, tls: Some(tls), server_names, receive_buffer: None };
+        let sources = Sources::new(1);
+        let route = Route { address, tls: Some(tls), server_names, receive_buffer: None, sources };
         let tallies: Arc<[Mutex<Tally>]> = hosts.iter().map(|_| Mutex::default()).collect();
         let (flood, flooding) = watch::channel(Flood::None);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::load::arrivals::Arrivals;
 use crate::load::hosts::Hosts;
 use crate::load::odd::{Abort, Slow};
+use crate::load::sources::SOURCES_MAX;
 use crate::load::trust::{Group, Versions};
 use crate::load::{Kind, Protocol, Then, Traffic};
 use crate::names::Hostname;
@@ -42,6 +43,8 @@ Keys of every kind:
   group=NAME         x25519 | x25519mlkem768 | p256 | p384, offered first (x25519)
   expect=TEXT        what every body must hold; {host} stands for the name asked for
   threads=N          generator threads of this traffic (1)
+  sources=N          loopback addresses that its connections come from, 127.0.0.1 and on (1); from
+                     some 2,000 new connections a second on, one costs the generator dear
 
 Examples:
   sluss load https://127.0.0.1:8443/ --insecure --rate 500
@@ -49,7 +52,7 @@ Examples:
     --traffic 'kind=requests,name=established,rate=500,connections=16' \\
     --traffic 'kind=handshakes,name=flood,rate=10000,timeout=1500ms'";
 
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "kind",
     "name",
     "rate",
@@ -66,6 +69,7 @@ const KEYS: [&str; 22] = [
     "group",
     "expect",
     "threads",
+    "sources",
     "connections",
     "streams",
     "then",
@@ -126,6 +130,10 @@ impl Written {
         if threads > THREADS_MAX {
             bail!("threads must be at most {THREADS_MAX}");
         }
+        let sources = self.count("sources")?.unwrap_or(1);
+        if !(1..=SOURCES_MAX as usize).contains(&sources) {
+            bail!("sources must be from 1 to {SOURCES_MAX}");
+        }
         let path = self.value("path").unwrap_or(usual.path);
         if !path.starts_with('/') || path.bytes().any(|byte| byte <= b' ' || byte >= 0x7F) {
             bail!("path must begin with a slash and hold no blanks");
@@ -144,6 +152,7 @@ impl Written {
             group: self.group()?,
             expect: self.value("expect").map(str::to_owned),
             threads,
+            sources: sources as u32,
         })
     }
 
@@ -309,8 +318,17 @@ mod tests {
     }
 
     #[test]
+    fn sources_are_bounded() {
+        assert_eq!(resolve("kind=handshakes,sources=250").unwrap().sources, 250);
+        for count in ["0", "251"] {
+            check_refused(&format!("kind=handshakes,sources={count}"), "from 1 to 250");
+        }
+    }
+
+    #[test]
     fn what_is_not_written_comes_from_the_run() {
         let traffic = resolve("kind=handshakes").unwrap();
+        assert_eq!((traffic.threads, traffic.sources), (1, 1));
         assert_eq!(
             (traffic.name.as_str(), traffic.kind),
             ("handshakes", Kind::Handshakes(Then::Close))

@@ -18,6 +18,7 @@ use super::search::{Search, Try};
 use crate::load::arrivals::{Arrivals, Shape, Spacing};
 use crate::load::hosts::Hosts;
 use crate::load::report::{OfAll, TrafficReport};
+use crate::load::sources::Sources;
 use crate::load::target::{Target, Url};
 use crate::load::trust::{Group, Trust, Versions};
 use crate::load::{self, Kind, LoadError, Plan, Protocol, Then, Traffic};
@@ -25,6 +26,8 @@ use crate::sizing::{Capacity, KeyRate, KeyType, Measured};
 
 /// Of the generator, each traffic.
 const IN_FLIGHT_MAX: usize = 20_000;
+/// Loopback addresses that visitors come from: more connections than one has ports for.
+const SOURCES: u32 = 32;
 /// Standing connections that carry the requests.
 const CONNECTIONS: usize = 16;
 /// Streams on each of them over HTTP/2.
@@ -293,7 +296,10 @@ impl Subject {
     }
 
     /// These traffics side by side. Whose certificates it shows is not what is measured.
-    pub fn plan(&self, traffics: Vec<Traffic>) -> Result<Plan> {
+    pub fn plan(&self, mut traffics: Vec<Traffic>) -> Result<Plan> {
+        if Sources::are_there_for(self.address) {
+            traffics.iter_mut().for_each(|traffic| traffic.sources = SOURCES);
+        }
         let target = Target { url: self.first()?.clone(), address: self.address };
         let duration = traffics.iter().map(|one| one.length).max().unwrap_or_default();
         Ok(Plan {
@@ -324,5 +330,6 @@ pub fn traffic(name: &str, kind: Kind, rate: f64, page: &Url) -> Traffic {
         expect: None,
         // Beside an edge of ours they are those that it does not have.
         threads: std::thread::available_parallelism().map_or(1, usize::from),
+        sources: 1,
     }
 }
