@@ -163,13 +163,13 @@ def measure(name, peers_stage):
     try:
         lab.load(ARGS.sluss, port, 1, established("warm", 0, 1))
         resident = peers.resident_kib(child.pid) / 1024
-        most = capacity(port)
-        print(f"\n{name}, {ARGS.key}: capacity {most:.0f} full handshakes a second; resident {resident:.0f} MiB")
-        print("    step  offered/s   unloaded p99   est p50      p99      max   good/s  of cap.  new p99  refused p99.9  hanging  back s  MiB  core us")
         with peers.kept_busy():
             busy = lab.load(ARGS.sluss, port, BEFORE, established("busy", 0, BEFORE))["busy"]
+        most = capacity(port)
+        print(f"\n{name}, {ARGS.key}: capacity {most:.0f} full handshakes a second; resident {resident:.0f} MiB")
         print(f"          unloaded on cores kept busy by what gives way: p50 {lab.quantile(busy, 'p50'):.2f}, p99 {lab.quantile(busy, 'p99'):.2f}, "
               f"at most {lab.quantile(busy, 'max'):.1f} ms")
+        print("    step  offered/s   unloaded p99   est p50      p99      max   good/s  of cap.  new p99  refused p99.9  hanging  back s  MiB  core us")
         steps = []
         for multiple in ARGS.steps:
             figures = step(child, port, admin, min(most * multiple, GENERATOR))
