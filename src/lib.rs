@@ -5,6 +5,7 @@
 pub mod background;
 pub mod buffers;
 pub mod identity;
+pub mod kernel;
 pub mod names;
 pub mod pem;
 pub mod plain_file;

@@ -17,7 +17,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::kernel;
+use crate::kernel;
 use crate::problem::{Problem, Severity};
 
 const NETSTAT: &str = "/proc/net/netstat";

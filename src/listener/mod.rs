@@ -7,7 +7,6 @@
 //! them in the kernel's queue where nobody sees them.
 
 pub mod backlog;
-pub mod kernel;
 pub mod proxy_protocol;
 
 use std::cell::{Cell, RefCell};
@@ -22,6 +21,8 @@ use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use crate::kernel;
 
 /// After an error that is not one connection's own, the loop pauses so long: it must not spin.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use tokio::net::TcpSocket;
 
-use crate::listener::kernel;
+use crate::kernel;
 
 /// The most that are of use: 28,000 connections from each a second would be seven million.
 pub const SOURCES_MAX: u32 = 250;

@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::fleet::{Listener, Speaks};
-use crate::listener::kernel;
+use crate::kernel;
 
 /// Says to a successor what it inherits: [`Manifest`] as JSON.
 const VARIABLE: &str = "SLUSS_INHERITED";
