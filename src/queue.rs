@@ -41,9 +41,9 @@
 //! A key exists exactly while it has entries: memory depends on `depth`, not on the keys ever seen.
 //! Credit left when a key's last entry leaves is forgotten.
 //!
-//! Cost of each operation: O(1), the hash of the key included; over all pops, one step more for each
-//! quantum that was charged later. The fattest key stands first in the
-//! highest bucket of keys by fatness; one entry more or less moves a key by at most one bucket, so
+//! Cost of each operation: O(1), the hash of the key included; over all pops, one step more for
+//! each quantum that was charged later. The fattest key stands first in the highest bucket of keys
+//! by fatness; one entry more or less moves a key by at most one bucket, so
 //! the highest one is always known. The exception: where a push brings another `weight` for a key
 //! that is waiting (a reload), finding the highest bucket anew costs up to `depth` steps, once.
 //!
@@ -426,8 +426,8 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         self.next_of(key, now)
     }
 
-    /// Whether the key, at the beginning of its turn, can pay what it owes and has a turn left. Where nobody else waits, nobody was
-    /// harmed by what it did not pay.
+    /// Whether the key, at the beginning of its turn, can pay what it owes and has a turn left.
+    /// Where nobody else waits, nobody was harmed by what it did not pay.
     fn pays(&mut self, key: usize) -> bool {
         let is_alone = self.keys.len() == 1;
         let owner = &mut self.keys[key];

@@ -11,7 +11,7 @@ series; a scrape within 100 ms (median); the p99 beside scrapes (median of the t
 the turns), which is what nobody can see. Edge on CPU 0, load, origin and whoever scrapes on CPU 1. Needs nginx, openssl
 and taskset; loopback only; everything started here is ended here, by its process id.
 """
-import argparse, os, pathlib, shutil, signal, statistics, sys, tempfile, threading, time, urllib.request
+import argparse, pathlib, statistics, sys, threading, time, urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "overload"))
 import stage as lab
@@ -69,17 +69,8 @@ def measure(stage):
 
 def main():
     print(peers.stalls(), flush=True)
-    folder = tempfile.mkdtemp(prefix="sluss-scrape-")
-    os.chmod(folder, 0o755)
-    lab.certificates(folder)
-    stage = peers.Peers(folder, "ecdsa", ARGS.sluss)
-    origin = stage.start_origin()
-    try:
+    with lab.staged("scrape", "ecdsa", ARGS.sluss) as stage:
         sys.exit(0 if measure(stage) else 1)
-    finally:
-        origin.send_signal(signal.SIGTERM)
-        origin.wait(10)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

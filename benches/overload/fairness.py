@@ -23,7 +23,7 @@ nor a queue for each site's requests. Clients of the flood give up after 1.5 s, 
 
 Needs what run.py needs. Loopback only; everything started here is ended here, by its process id.
 """
-import argparse, json, os, pathlib, shutil, signal, sys, tempfile
+import argparse, json, pathlib, shutil, sys
 
 import run as overload
 import stage as lab
@@ -177,13 +177,8 @@ EXPERIMENTS = {
 
 def main():
     print(peers.stalls(), flush=True)
-    folder = tempfile.mkdtemp(prefix="sluss-fairness-")
-    os.chmod(folder, 0o755)
-    lab.certificates(folder)
-    stage = peers.Peers(folder, ARGS.key, ARGS.sluss)
-    origin = stage.start_origin()
     summary, sound = [], True
-    try:
+    with lab.staged("fairness", ARGS.key, ARGS.sluss) as stage:
         for experiment in ARGS.experiment or EXPERIMENTS:
             work, whom = EXPERIMENTS[experiment]
             for name in whom:
@@ -196,10 +191,6 @@ def main():
                 summary.append(f"{experiment}: {name} {verdict}")
                 if (name == "sluss" and goals.failed) or (name == "control" and not goals.failed):
                     sound = False
-    finally:
-        origin.send_signal(signal.SIGTERM)
-        origin.wait(10)
-        shutil.rmtree(folder, ignore_errors=True)
     print("\n" + "\n".join(summary))
     print("PASS" if sound else "FAIL  sluss misses a goal, or the control none")
     sys.exit(0 if sound else 1)

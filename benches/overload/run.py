@@ -25,7 +25,7 @@ core costs on this machine. nginx and HAProxy are judged alike, for comparison; 
 Needs nginx (the origin), openssl and taskset; haproxy where there is one. The control's threads can be given back their
 priority by root alone. Loopback only; everything started here is ended here, by its process id.
 """
-import argparse, json, os, shutil, signal, statistics, sys, tempfile, time
+import argparse, json, shutil, statistics, sys, time
 
 import stage as lab
 from stage import peers
@@ -197,20 +197,11 @@ def measure(name, peers_stage):
 
 def main():
     print(peers.stalls(), flush=True)
-    folder = tempfile.mkdtemp(prefix="sluss-overload-")
-    os.chmod(folder, 0o755)
-    lab.certificates(folder)
-    peers_stage = peers.Peers(folder, ARGS.key, ARGS.sluss)
-    origin = peers_stage.start_origin()
     names = ["sluss"] if ARGS.quick else ARGS.only or ["sluss", "control", *(name for name, program in PEERS.items() if shutil.which(program))]
     results = {}
-    try:
+    with lab.staged("overload", ARGS.key, ARGS.sluss) as peers_stage:
         for name in names:
             results[name] = measure(name, peers_stage)
-    finally:
-        origin.send_signal(signal.SIGTERM)
-        origin.wait(10)
-        shutil.rmtree(folder, ignore_errors=True)
     if ARGS.json:
         with open(ARGS.json, "w") as file:
             json.dump(results, file, indent=1)

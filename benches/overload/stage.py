@@ -3,7 +3,7 @@ a look at the edge while it works, and goals that pass or fail.
 
 Everything started here is ended by whoever started it, by its process id; loopback only.
 """
-import asyncio, json, multiprocessing, os, pathlib, random, re, shutil, subprocess, sys, threading, time
+import asyncio, contextlib, json, multiprocessing, os, pathlib, random, re, shutil, subprocess, sys, tempfile, threading, time
 import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -51,6 +51,21 @@ def certificates(folder):
         both = pathlib.Path(f"{folder}/{name}.crt").read_text() + pathlib.Path(f"{folder}/{name}.key").read_text()
         pathlib.Path(f"{folder}/{name}.pem").write_text(both)
         os.chmod(f"{folder}/{name}.pem", 0o600)
+
+
+@contextlib.contextmanager
+def staged(name, key, program):
+    """Certificates and an origin, and at the end neither."""
+    folder = tempfile.mkdtemp(prefix=f"sluss-{name}-")
+    os.chmod(folder, 0o755)
+    certificates(folder)
+    stage = peers.Peers(folder, key, program)
+    origin = stage.start_origin()
+    try:
+        yield stage
+    finally:
+        peers.stop(origin)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def edge(stage, sites, queues="", name="edge"):

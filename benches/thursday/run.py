@@ -23,7 +23,7 @@ repeated with less, twice the capacity at least; what is late even so is shown a
 
 Needs nginx, haproxy, openssl and taskset; loopback only; everything started here is ended here, by its process id.
 """
-import argparse, html, json, math, os, pathlib, shutil, signal, subprocess, sys, tempfile, time
+import argparse, html, json, math, os, pathlib, shutil, signal, subprocess, sys, time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "overload"))
@@ -208,14 +208,9 @@ def judge(results):
 
 def main():
     print(peers.stalls(), flush=True)
-    folder = tempfile.mkdtemp(prefix="sluss-thursday-")
-    os.chmod(folder, 0o755)
-    lab.certificates(folder)
-    stage = peers.Peers(folder, ARGS.key, ARGS.sluss)
-    origin = stage.start_origin()
     results = {}
-    try:
-        queues = sized(stage, folder)
+    with lab.staged("thursday", ARGS.key, ARGS.sluss) as stage:
+        queues = sized(stage, stage.d)
         edges = {"incident": lambda: stage.sluss(**INCIDENT),
                  "sized": lambda: stage.sluss(queues=f'file = "{queues}"'),
                  "nginx": stage.nginx, "haproxy": stage.haproxy}
@@ -224,10 +219,6 @@ def main():
             if ours or (not ARGS.quick and shutil.which(name)):
                 results[name] = measure(start)
                 print(text_table({name: results[name]}), flush=True)
-    finally:
-        origin.send_signal(signal.SIGTERM)
-        origin.wait(10)
-        shutil.rmtree(folder, ignore_errors=True)
     if ARGS.html:
         pathlib.Path(ARGS.html).write_text(page(results, text_table(results)))
     if ARGS.svg:

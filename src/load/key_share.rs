@@ -2,8 +2,8 @@
 //!
 //! A client makes a key for each handshake and throws it away (RFC 8446 7.4, forward secrecy). What
 //! a generator sends is no secret, and the server's work is the same whatever key it is shown: so
-//! one made at the first handshake spares the generator a fifth of its own cryptography. Every
-//! handshake still computes its shared secret with the server's fresh key.
+//! one made at the first handshake spares the generator the lesser of its two multiplications.
+//! Every handshake still computes its shared secret with the server's fresh key.
 
 use std::sync::LazyLock;
 

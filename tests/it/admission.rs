@@ -14,8 +14,8 @@ use crate::support::origin::ok;
 use crate::support::wire::Wire;
 use crate::support::{Edge, Origin, Setup, eventually, get, tools, wait_for};
 
-#[test]
-fn a_full_request_queue_is_a_503_and_those_who_wait_are_served() {
+/// A site that answers one request at a time, once it is let go, and an edge where one may wait.
+fn a_site_with_one_place_to_wait() -> (Arc<AtomicBool>, Origin, Edge) {
     let open = Arc::new(AtomicBool::new(false));
     let gate = open.clone();
     let origin = Origin::answering(move |_| {
@@ -27,6 +27,12 @@ fn a_full_request_queue_is_a_503_and_those_who_wait_are_served() {
         .set("queues.request_deadline", r#""60s""#)
         .site_with("a.test", origin.url(), "limits = { in_flight = 1 }")
         .start();
+    (open, origin, edge)
+}
+
+#[test]
+fn a_full_request_queue_is_a_503_and_those_who_wait_are_served() {
+    let (open, origin, edge) = a_site_with_one_place_to_wait();
     let (mut first, mut second) = (edge.connect("a.test"), edge.connect("a.test"));
     first.send(get("a.test", "/first"));
     eventually("the first is at the site", || origin.accepted() == 1);
@@ -48,17 +54,7 @@ fn a_full_request_queue_is_a_503_and_those_who_wait_are_served() {
 /// Over HTTP/2 the stream is refused instead, so that a client may ask again at once (RFC 9113 8.7).
 #[test]
 fn a_full_request_queue_refuses_the_stream_over_http_2() {
-    let open = Arc::new(AtomicBool::new(false));
-    let gate = open.clone();
-    let origin = Origin::answering(move |_| {
-        eventually("the site is let go", || gate.load(Ordering::SeqCst));
-        ok("served")
-    });
-    let edge = Setup::default()
-        .set("queues.request_depth", "1")
-        .set("queues.request_deadline", r#""60s""#)
-        .site_with("a.test", origin.url(), "limits = { in_flight = 1 }")
-        .start();
+    let (open, origin, edge) = a_site_with_one_place_to_wait();
     let mut client = frames::open(&edge, "a.test");
     client.send(get_frame(1, "a.test", "/first"));
     eventually("the first is at the site", || origin.accepted() == 1);
