@@ -5,16 +5,12 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Edge, Origin, eventually};
-
-/// `top` waits half a minute for an edge that is gone; the machine may be crowded.
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::support::{Edge, Origin, eventually, wait_for};
 
 /// The other screen, on which full-screen programs draw, and the way back.
 const ENTER: &str = "\x1b[?1049h";
@@ -68,16 +64,10 @@ impl Terminal {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// `top` itself waits half a minute for an edge that is gone.
     #[track_caller]
     fn ends(&mut self) -> ExitStatus {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(begun.elapsed() < PATIENCE, "it does not end: {}", self.shown());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_for("the end of it", || self.child.try_wait().unwrap())
     }
 
     /// Whether lines are edited and echoed, as for a shell.
