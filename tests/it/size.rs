@@ -160,7 +160,7 @@ fn a_running_edge_is_measured_where_one_is_named() {
         assert!(told.contains("nothing was written") && !desk.path("new.toml").exists(), "{told}");
         return;
     }
-    assert!(text(&output.stderr).contains("not proven"));
+    assert!(text(&output.stderr).contains("Not proven"));
     let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON alone");
     assert!(told["proof"].is_null() && told["file"] == "new.toml", "{told}");
     let figures = told["figures"].as_array().unwrap();
