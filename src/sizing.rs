@@ -12,6 +12,7 @@
 mod file;
 mod goals;
 mod keys;
+mod measured;
 #[cfg(test)]
 mod tests;
 
@@ -20,34 +21,7 @@ use std::time::Duration;
 
 pub use goals::{Goal, Goals};
 pub use keys::{KeyRate, KeyType, Known, Signatures, labels};
-
-/// Runs of one measurement may differ by this part of their median; a noisier figure sizes nothing.
-pub const SPREAD_MAX: f64 = 0.10;
-
-/// A rate, measured several times.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Measured {
-    /// The median of the runs, a second, the whole edge.
-    pub per_second: f64,
-    /// Largest less smallest run, as a part of the median.
-    pub spread: f64,
-    /// How often it was measured.
-    pub runs: usize,
-}
-
-/// The runs of one measurement contradict each other.
-#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-pub enum Unusable {
-    /// Nothing was measured, or nothing succeeded.
-    #[error("no run completed anything")]
-    Nothing,
-    /// Too far apart.
-    #[error(
-        "the runs differ by {:.0} % of their median, more than {:.0} %: other load on the machine?",
-        100.0 * .0, 100.0 * SPREAD_MAX
-    )]
-    Noisy(f64),
-}
+pub use measured::{Measured, Run, SPREAD_MAX, Unusable};
 
 /// What the edge can do on this machine.
 #[derive(Clone, Debug, PartialEq)]
@@ -134,33 +108,6 @@ pub enum Value {
     Time(Duration),
 }
 
-impl Measured {
-    /// Takes the runs of one measurement.
-    ///
-    /// # Errors
-    /// [`Unusable`] where they cannot be trusted.
-    pub fn from_runs(runs: &[f64]) -> Result<Measured, Unusable> {
-        let mut sorted = runs.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let (Some(least), Some(most)) = (sorted.first(), sorted.last()) else {
-            return Err(Unusable::Nothing);
-        };
-        let half = sorted.len() / 2;
-        let median = match sorted.len() % 2 {
-            0 => f64::midpoint(sorted[half - 1], sorted[half]),
-            _ => sorted[half],
-        };
-        if *least <= 0.0 || !most.is_finite() {
-            return Err(Unusable::Nothing);
-        }
-        let spread = (most - least) / median;
-        if spread > SPREAD_MAX {
-            return Err(Unusable::Noisy(spread));
-        }
-        Ok(Measured { per_second: median, spread, runs: runs.len() })
-    }
-}
-
 impl Machine {
     /// How the machine differs from the one that was measured, a sentence for each; the figures
     /// hold where there is none.
@@ -211,7 +158,14 @@ pub fn size(capacity: &Capacity, goals: &Goals, bounds: &Bounds) -> Sizing {
     figures.extend(costs(capacity));
     let advice = advice(&figures, bounds);
     let rates: Vec<String> = capacity.full_handshakes.iter().map(KeyRate::to_string).collect();
-    let notes = vec![format!("Full handshakes: {}", rates.join("; "))];
+    let Capacity { resumptions, requests_h1, requests_h2, .. } = capacity;
+    let notes = vec![
+        format!("Full handshakes: {}", rates.join("; ")),
+        format!(
+            "Also: resumed handshakes {resumptions}; requests over HTTP/1.1 {requests_h1}, over \
+             HTTP/2 {requests_h2}"
+        ),
+    ];
     Sizing { notes, figures, advice }
 }
 

@@ -115,17 +115,15 @@ impl fmt::Display for KeyRate {
     /// With how it is known.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let KeyRate { key, rate, known } = self;
-        write!(f, "{key} {:.0}/s, ", rate.per_second)?;
         match known {
-            Known::Measured => {
-                write!(f, "measured ({} runs, spread {:.1} %)", rate.runs, 100.0 * rate.spread)
-            }
+            Known::Measured => write!(f, "{key} {rate}"),
             Known::Computed(from) => {
                 let Signatures { base, base_per_second, threads, .. } = from;
                 write!(
                     f,
-                    "computed: {threads} / ({threads} / {base_per_second:.0} s of {base} - its \
+                    "{key} {:.0}/s, computed: {threads} / ({threads} / {base_per_second:.0} s of {base} - its \
                      signature's {} µs + {} µs)",
+                    rate.per_second,
                     from.base_signature.as_micros(),
                     from.signature.as_micros()
                 )

@@ -115,7 +115,7 @@ mod tests {
         let measured = [KeyType::EcdsaP256, KeyType::Rsa(2_048), KeyType::Rsa(4_096)];
         assert_eq!(kinds.measured, measured);
         assert_eq!(kinds.computed, [KeyType::EcdsaP384, KeyType::Ed25519]);
-        let rate = Measured { per_second: 4_000.0, spread: 0.0, runs: 3 };
+        let rate = Measured { per_second: 4_000.0, spread: 0.0, runs: 3, at_least: false };
         let rates = kinds.rates(measured.map(|key| KeyRate::measured(key, rate)).into(), 1);
         assert_eq!(rates.len(), 5);
         assert!(rates.is_sorted_by_key(|one| one.key));

@@ -17,12 +17,12 @@ use super::progress::Progress;
 use super::search::{Search, Try};
 use crate::load::arrivals::{Arrivals, Shape, Spacing};
 use crate::load::hosts::Hosts;
-use crate::load::report::{OfAll, TrafficReport};
+use crate::load::report::{Generator, OfAll, THREAD_CPU_MAX, TrafficReport};
 use crate::load::sources::Sources;
 use crate::load::target::{Target, Url};
 use crate::load::trust::{Group, Trust, Versions};
 use crate::load::{self, Kind, LoadError, Plan, Protocol, Then, Traffic};
-use crate::sizing::{Capacity, KeyRate, KeyType, Measured};
+use crate::sizing::{Capacity, KeyRate, KeyType, Measured, Run};
 
 /// Of the generator, each traffic.
 const IN_FLIGHT_MAX: usize = 20_000;
@@ -80,7 +80,7 @@ impl Pace {
         step: Duration::from_millis(1_500),
         resolution: 0.04,
         runs: 3,
-        runs_max: 6,
+        runs_max: 10,
         kinds: 3,
         idle: 400,
         proof: Duration::from_secs(5),
@@ -139,6 +139,19 @@ struct Held {
     offered: f64,
     /// What the edge does in a second at that rate.
     done: f64,
+    /// Beyond it the generator was at its own end: the edge may do more.
+    at_least: bool,
+}
+
+/// What one try of a rate has shown.
+enum Seen {
+    /// The objective held, and this is what the edge did in a second.
+    Held(f64),
+    /// It broke.
+    Broke {
+        /// The generator was at its own end, so the edge may not have been.
+        generator: bool,
+    },
 }
 
 impl Measurement<'_> {
@@ -197,23 +210,17 @@ impl Measurement<'_> {
             let near = Search { from, factor, resolution, tries: 2 };
             let held = self.search(job, &near)?.with_context(unheld)?;
             from = held.offered;
-            runs.push(held.done);
+            runs.push(Run { per_second: held.done, at_least: held.at_least });
             let Some(start) = runs.len().checked_sub(self.pace.runs) else { continue };
             match Measured::from_runs(&runs[start..]) {
                 Ok(measured) => {
-                    self.progress.done(&format!(
-                        "{}: {:.0}/s ({} runs, spread {:.1} %)",
-                        job.name,
-                        measured.per_second,
-                        measured.runs,
-                        100.0 * measured.spread
-                    ));
+                    self.progress.done(&format!("{}: {measured}", job.name));
                     return Ok(measured);
                 }
                 Err(unusable) => judged = Some(unusable),
             }
         }
-        let runs: Vec<String> = runs.iter().map(|rate| format!("{rate:.0}/s")).collect();
+        let runs: Vec<String> = runs.iter().map(|run| format!("{:.0}/s", run.per_second)).collect();
         let told = format!("{}, found at {}", job.name, runs.join(", "));
         match judged {
             Some(unusable) => Err(unusable).context(told),
@@ -222,17 +229,30 @@ impl Measurement<'_> {
     }
 
     fn search(&self, job: &Job<'_>, search: &Search) -> Result<Option<Held>> {
-        let mut held = Vec::new();
+        let (mut held, mut broken) = (Vec::new(), Vec::new());
         let best = search.run(|offered| {
-            let done = self.attempt(job, offered)?;
-            held.extend(done.map(|done| Held { offered, done }));
-            Ok::<Try, anyhow::Error>(if done.is_some() { Try::Held } else { Try::Broke })
+            Ok::<Try, anyhow::Error>(match self.attempt(job, offered)? {
+                Seen::Held(done) => {
+                    held.push(Held { offered, done, at_least: false });
+                    Try::Held
+                }
+                Seen::Broke { generator } => {
+                    broken.push((offered, generator));
+                    Try::Broke
+                }
+            })
         })?;
-        Ok(held.into_iter().find(|held| Some(held.offered) == best))
+        let found = held.into_iter().find(|held| Some(held.offered) == best);
+        Ok(found.map(|held| {
+            // The last rate that was given up stands next above; it broke as often as it was tried.
+            let above = broken.iter().rev().filter(|(rate, _)| *rate > held.offered);
+            let at_least = above.take(search.tries).all(|(_, generator)| *generator);
+            Held { at_least, ..held }
+        }))
     }
 
-    /// Offers one rate. Where the objective holds, what the edge really does in a second.
-    fn attempt(&self, job: &Job<'_>, rate: f64) -> Result<Option<f64>> {
+    /// Offers one rate.
+    fn attempt(&self, job: &Job<'_>, rate: f64) -> Result<Seen> {
         if Instant::now() >= self.end {
             bail!("{} took longer than a measurement may; is the machine busy?", job.name);
         }
@@ -245,11 +265,16 @@ impl Measurement<'_> {
         let report = match load::run(&self.subject.plan(vec![traffic])?, |_, _| {}) {
             Ok(report) => report,
             // Not even the connections or tickets were to be had that it begins with.
-            Err(LoadError::Prepare { .. }) => return Ok(None),
+            Err(LoadError::Prepare { .. }) => return Ok(Seen::Broke { generator: false }),
             Err(error) => return Err(error.into()),
         };
-        let held = report.traffics.first().filter(|part| job.objective.holds(&part.of_all));
-        Ok(held.map(|part| sustained(part, self.pace.step)))
+        let part = report.traffics.first().context("the load told nothing of its traffic")?;
+        Ok(match job.objective.holds(&part.of_all) {
+            true => Seen::Held(sustained(part, self.pace.step)),
+            false => {
+                Seen::Broke { generator: was_at_its_end(&part.generator, job.objective.limit) }
+            }
+        })
     }
 
     /// Memory of an idle connection: what the edge grows by while many stand.
@@ -282,6 +307,14 @@ fn sustained(part: &TrafficReport, step: Duration) -> f64 {
     let OfAll { p50, p90, p99 } = part.of_all;
     let wait = p99.or(p90).or(p50).unwrap_or_default() / 1_000.0;
     part.completed_per_second * step.as_secs_f64() / (step.as_secs_f64() + wait)
+}
+
+/// A step may break by the generator's doing: it had no time left on its core, or half of the time
+/// that the objective allows was over before an arrival was begun.
+fn was_at_its_end(generator: &Generator, limit: Duration) -> bool {
+    let occupied = generator.thread_cpu + generator.thread_starved.unwrap_or_default();
+    let late = generator.lateness.p99 / 1_000.0;
+    occupied > THREAD_CPU_MAX || 2.0 * late > limit.as_secs_f64()
 }
 
 impl Subject {
@@ -331,5 +364,25 @@ pub fn traffic(name: &str, kind: Kind, rate: f64, page: &Url) -> Traffic {
         // Beside an edge of ours they are those that it does not have.
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         sources: 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::report::Quantiles;
+
+    #[test]
+    fn a_generator_without_time_or_half_as_late_as_allowed_is_at_its_end() {
+        let limit = Duration::from_millis(250);
+        let told = |thread_cpu, thread_starved, p99| {
+            let lateness = Quantiles { p99, ..Quantiles::default() };
+            Generator { lateness, thread_cpu, thread_starved, ..Generator::default() }
+        };
+        assert!(!was_at_its_end(&told(0.6, None, 120.0), limit));
+        assert!(!was_at_its_end(&told(0.6, Some(0.2), 0.1), limit));
+        assert!(was_at_its_end(&told(0.6, Some(0.35), 0.1), limit), "beside the endpoint");
+        assert!(was_at_its_end(&told(0.95, None, 0.1), limit));
+        assert!(was_at_its_end(&told(0.1, None, 126.0), limit));
     }
 }

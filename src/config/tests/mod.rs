@@ -342,7 +342,7 @@ fn the_state_folder_is_found_in_a_broken_file() {
 #[test]
 fn what_size_writes_is_read_without_a_complaint() {
     use crate::sizing::{Bounds, Capacity, Goals, KeyRate, KeyType, Machine, Measured, size};
-    let rate = Measured { per_second: 2_000.0, spread: 0.0, runs: 3 };
+    let rate = Measured { per_second: 2_000.0, spread: 0.0, runs: 3, at_least: false };
     let capacity = Capacity {
         threads: 1,
         full_handshakes: [KeyType::EcdsaP256, KeyType::Rsa(2_048)]
