@@ -38,8 +38,8 @@ CLIENT, host = peers.CLIENT, peers.site
 class Authority:
     """Writes each certificate as sluss and nginx read it, and as HAProxy does."""
 
-    def __init__(self, folder):
-        self.folder, self.key = pathlib.Path(folder), ec.generate_private_key(ec.SECP256R1())
+    def __init__(self, folder, for_haproxy=True):
+        self.folder, self.for_haproxy, self.key = pathlib.Path(folder), for_haproxy, ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NAME, "Benchmark intermediate")])
         self.pem = self.sign(self.name, self.key, ca=True).public_bytes(PEM)
 
@@ -65,7 +65,7 @@ class Authority:
         for path, content in ((f"certs/{name}/fullchain.pem", chain), (f"certs/{name}/privkey.pem", secret),
                               (f"haproxy/{name}.pem", chain + secret)):
             path = self.folder / path
-            if path.parent.name == "haproxy" and ARGS.alone:
+            if path.parent.name == "haproxy" and not self.for_haproxy:
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f".{path.name}")
@@ -343,7 +343,7 @@ def a_minute(folder, authority, port, child):
 
 def made(folder):
     """The authority of this run; the certificates where they are not there from an earlier one."""
-    authority, began = Authority(folder), time.time()
+    authority, began = Authority(folder, for_haproxy=not ARGS.alone), time.time()
     done = pathlib.Path(folder) / "made"
     if done.exists() and done.read_text() == str(ARGS.alone):
         # What an interrupted run left broken.
