@@ -4,6 +4,7 @@
 //! server, samples queues each second and reloads; it never touches a client's connection.
 
 mod attention;
+mod core_dump;
 mod fleet;
 mod handover;
 mod listeners;
@@ -95,6 +96,7 @@ pub fn run(path: &Path, greeting: Greeting) -> ExitCode {
         Ok(inherited) => inherited,
         Err(why) => return failed(&why),
     };
+    let left_out = core_dump::leave_memory_out();
     let mut outcome = config::load(path, None);
     for problem in &outcome.problems {
         eprintln!("{}: {problem}", problem.severity.label());
@@ -105,6 +107,9 @@ pub fn run(path: &Path, greeting: Greeting) -> ExitCode {
         return ExitCode::FAILURE;
     };
     log_to_stderr(snapshot.log.format);
+    if let Err(error) = left_out {
+        tracing::warn!(%error, "a core dump would hold private keys: see coredump_filter in core(5)");
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&format!("the control thread has no runtime: {error}")),

@@ -35,6 +35,16 @@ fn the_service_manager_is_told_of_start_reload_and_end() {
 }
 
 #[test]
+fn no_memory_of_an_edge_gets_into_a_core_dump() {
+    if !std::path::Path::new("/proc/self/coredump_filter").exists() {
+        eprintln!("skipped: this kernel has no filter for core dumps");
+        return;
+    }
+    let edge = Edge::before(Origin::echo().url());
+    assert_eq!(edge.told_by_kernel("coredump_filter").trim(), "00000000");
+}
+
+#[test]
 fn the_admin_listener_can_be_a_unix_socket() {
     let mut edge: Edge = Setup::default()
         .set("listen.admin", "\"unix:admin.sock\"")

@@ -315,11 +315,17 @@ impl Edge {
 
     /// Resident memory, KiB.
     pub fn resident_kib(&self) -> u64 {
-        let mut text = String::new();
-        let path = format!("/proc/{}/status", self.child.id());
-        File::open(path).unwrap().read_to_string(&mut text).unwrap();
+        let text = self.told_by_kernel("status");
         let line = text.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// A file of the process's folder in /proc.
+    pub fn told_by_kernel(&self, file: &str) -> String {
+        let mut text = String::new();
+        let path = format!("/proc/{}/{file}", self.child.id());
+        File::open(path).unwrap().read_to_string(&mut text).unwrap();
+        text
     }
 
     /// The generation in force.
