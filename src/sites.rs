@@ -254,8 +254,8 @@ impl Site {
     }
 }
 
-/// All sites of a snapshot.
-#[derive(Debug, Default)]
+/// All sites of a snapshot; a clone shares them.
+#[derive(Clone, Debug, Default)]
 pub struct Sites {
     sites: Arc<Vec<Arc<Site>>>,
     hosts: Arc<Hosts>,

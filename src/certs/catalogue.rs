@@ -17,6 +17,7 @@ use rustls::sign::CertifiedKey;
 
 use super::certificate::Certificate;
 use super::defect::Defect;
+use super::folder::Name;
 use super::host_key::{HostKey, HostMap};
 use super::identity::Identity;
 use crate::background::drop_aside;
@@ -58,6 +59,16 @@ impl Entry {
         self.kept_until().is_none_or(|until| unix_now() < until)
     }
 
+    /// Whether there is more to tell of it than how long it is valid.
+    fn is_marked(&self) -> bool {
+        self.kept.is_some() || self.exposed.is_some() || !self.certificate.oddities.is_empty()
+    }
+
+    /// Its name in the folder.
+    pub(super) fn file_name(&self) -> Name<'_> {
+        Name { name: &self.certificate.name, layout: self.certificate.layout }
+    }
+
     fn kept_until(&self) -> Option<i64> {
         self.kept.as_ref().and_then(|kept| kept.until)
     }
@@ -85,8 +96,12 @@ pub(super) struct Catalogue {
     has_bounded: bool,
     /// The certificate for clients without a name or with an unknown one.
     default: Option<u32>,
-    /// Positions by the end of validity, soonest first.
-    by_expiry: Vec<u32>,
+    /// Positions by the end of validity, soonest first; shared while no end moves.
+    by_expiry: Arc<Vec<u32>>,
+    /// Positions of those that are [marked](Entry::is_marked), in order.
+    marked: Vec<u32>,
+    /// None begins to be valid later than this.
+    begins_max: i64,
 }
 
 /// A host's certificates, as positions.
@@ -115,19 +130,32 @@ impl Catalogue {
         now: i64,
         previous: Option<&Catalogue>,
     ) -> (Catalogue, Vec<Overlap>) {
-        let previous = previous.filter(|previous| previous.is_index_of(&entries));
-        let (hosts, overlaps) = match previous {
-            Some(previous) => (previous.hosts.clone(), Vec::new()),
+        let moved = previous.and_then(|previous| previous.moved(&entries));
+        let before = previous.zip(moved.as_deref());
+        let shared = before.filter(|(before, moved)| before.is_index_of(&entries, moved));
+        let (hosts, overlaps) = match shared {
+            Some((before, _)) => (before.hosts.clone(), Vec::new()),
             None => {
                 let (hosts, overlaps) = index(&entries, now);
                 (Arc::new(hosts), overlaps)
             }
         };
-        let by_expiry = by_expiry(&entries);
-        let has_overlaps = !overlaps.is_empty();
-        let has_bounded = entries.iter().any(|entry| entry.kept_until().is_some());
-        let mut catalogue =
-            Catalogue { entries, hosts, has_overlaps, has_bounded, default: None, by_expiry };
+        let by_expiry = match before.filter(|(before, moved)| before.has_ends_of(&entries, moved)) {
+            Some((before, _)) => before.by_expiry.clone(),
+            None => Arc::new(by_expiry(&entries)),
+        };
+        let (marked, begins_max) = marks(&entries, before);
+        let has_bounded = marked.iter().any(|at| entries[*at as usize].kept_until().is_some());
+        let mut catalogue = Catalogue {
+            entries,
+            hosts,
+            has_overlaps: !overlaps.is_empty(),
+            has_bounded,
+            default: None,
+            by_expiry,
+            marked,
+            begins_max,
+        };
         catalogue.default = default.and_then(|name| catalogue.position(name));
         (catalogue, overlaps)
     }
@@ -140,15 +168,52 @@ impl Catalogue {
             && !other.has_bounded
     }
 
-    /// Whether the hosts of `entries` are those that are indexed here, position for position. Not
-    /// where two claim one: who has it depends on more than the hosts.
-    fn is_index_of(&self, entries: &[Arc<Entry>]) -> bool {
-        let is_same = |(one, other): (&Arc<Entry>, &Arc<Entry>)| {
-            Arc::ptr_eq(one, other) || has_same_hosts(&one.certificate, &other.certificate)
-        };
-        !self.has_overlaps
-            && self.entries.len() == entries.len()
-            && self.entries.iter().zip(entries).all(is_same)
+    /// The positions at which `entries` has another one; `None` where it has more or fewer.
+    fn moved(&self, entries: &[Arc<Entry>]) -> Option<Vec<u32>> {
+        let both = || self.entries.iter().zip(entries).zip(0..);
+        let moved = || both().filter(|((one, other), _)| !Arc::ptr_eq(one, other));
+        (self.entries.len() == entries.len()).then(|| moved().map(|(_, at)| at).collect())
+    }
+
+    /// Both entries of each position that `moved` names.
+    fn pairs<'a>(
+        &'a self,
+        entries: &'a [Arc<Entry>],
+        moved: &'a [u32],
+    ) -> impl Iterator<Item = (&'a Certificate, &'a Certificate)> {
+        let at = |at: &u32| *at as usize;
+        moved.iter().map(at).map(|at| (&*self.entries[at].certificate, &*entries[at].certificate))
+    }
+
+    /// Whether the hosts of `entries`, which differ where `moved` says, are those that are indexed
+    /// here, position for position. Not where two claim one: who has it depends on more than the
+    /// hosts.
+    fn is_index_of(&self, entries: &[Arc<Entry>], moved: &[u32]) -> bool {
+        let is_same = |(one, other)| has_same_hosts(one, other);
+        !self.has_overlaps && self.pairs(entries, moved).all(is_same)
+    }
+
+    fn has_ends_of(&self, entries: &[Arc<Entry>], moved: &[u32]) -> bool {
+        self.pairs(entries, moved).all(|(one, other)| one.not_after == other.not_after)
+    }
+
+    /// All of which there may be more to tell than their validity.
+    pub(super) fn marked(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.marked.iter().map(|position| &self.entries[*position as usize])
+    }
+
+    /// All that are marked, end within `seconds` or are not valid yet, by name.
+    pub(super) fn to_tell(&self, now: i64, seconds: i64) -> Vec<&Arc<Entry>> {
+        if now < self.begins_max {
+            return self.entries.iter().collect();
+        }
+        let end = |at: u32| self.entries[at as usize].certificate.not_after;
+        let soon = self.by_expiry.iter().copied();
+        let soon = soon.take_while(|at| end(*at).saturating_sub(now) < seconds);
+        let mut positions: Vec<u32> = soon.chain(self.marked.iter().copied()).collect();
+        positions.sort_unstable();
+        positions.dedup();
+        positions.into_iter().map(|at| &self.entries[at as usize]).collect()
     }
 
     /// All certificates, sorted by name.
@@ -270,11 +335,33 @@ fn index(entries: &[Arc<Entry>], now: i64) -> (HostMap<Slots>, Vec<Overlap>) {
 }
 
 /// Whether one stands for the other in the index.
-fn has_same_hosts(one: &Arc<Certificate>, other: &Arc<Certificate>) -> bool {
-    Arc::ptr_eq(one, other)
-        || (one.name == other.name
-            && one.key.is_rsa() == other.key.is_rsa()
-            && one.hosts == other.hosts)
+fn has_same_hosts(one: &Certificate, other: &Certificate) -> bool {
+    one.name == other.name && one.key.is_rsa() == other.key.is_rsa() && one.hosts == other.hosts
+}
+
+/// The positions that are marked and the latest begin of all; of entries that stayed as `before`, a
+/// catalogue and the positions at which it differs, has them.
+fn marks(entries: &[Arc<Entry>], before: Option<(&Catalogue, &[u32])>) -> (Vec<u32>, i64) {
+    let all: Vec<u32>;
+    let (mut marked, mut begins_max, fresh) = match before {
+        None => {
+            all = (0..).zip(entries).map(|(at, _)| at).collect();
+            (Vec::new(), i64::MIN, &*all)
+        }
+        Some((before, moved)) => {
+            let stayed = before.marked.iter().filter(|at| moved.binary_search(at).is_err());
+            (stayed.copied().collect(), before.begins_max, moved)
+        }
+    };
+    for at in fresh {
+        let entry = &entries[*at as usize];
+        begins_max = begins_max.max(entry.certificate.not_before);
+        if entry.is_marked() {
+            marked.push(*at);
+        }
+    }
+    marked.sort_unstable();
+    (marked, begins_max)
 }
 
 fn by_expiry(entries: &[Arc<Entry>]) -> Vec<u32> {

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::certificate::Layout;
 use super::defect::{Defect, Found, Part};
 use super::identity::Identity;
-use crate::identity::FileIdentity;
+use crate::identity::{FileIdentity, Listed};
 
 /// A chain of ten RSA-4096 certificates with their text forms stays below a quarter of it.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
@@ -31,6 +31,19 @@ pub(super) struct Folder {
 pub(super) struct Entry {
     pub(super) name: String,
     pub(super) layout: Layout,
+}
+
+/// One name in the folder, wherever it is kept.
+#[derive(Clone, Copy)]
+pub(super) struct Name<'a> {
+    pub(super) name: &'a str,
+    pub(super) layout: Layout,
+}
+
+impl Entry {
+    pub(super) fn name(&self) -> Name<'_> {
+        Name { name: &self.name, layout: self.layout }
+    }
 }
 
 /// All names of the folder.
@@ -56,6 +69,11 @@ impl Folder {
         Ok(Folder { handle: fs::open(path, flags, Mode::empty())?, path: path.to_path_buf() })
     }
 
+    /// What tells a later load whether the names are the same. To be asked for before they are listed.
+    pub(super) fn listed(&self) -> Option<Listed> {
+        Listed::now(&self.handle)
+    }
+
     /// All names. An error in the midst of the listing is an error of the whole: half a list would look like removed certificates.
     pub(super) fn list(&self) -> Result<Listing, Errno> {
         let mut entries = Vec::new();
@@ -79,7 +97,7 @@ impl Folder {
         entries.dedup_by(|file, folder| {
             let is_twice = file.name == folder.name;
             if is_twice {
-                defects.push((self.path(file, Part::Chain), Defect::NameTwice));
+                defects.push((self.path(file.name(), Part::Chain), Defect::NameTwice));
             }
             is_twice
         });
@@ -87,12 +105,12 @@ impl Folder {
     }
 
     /// Where a certificate's file is, for people.
-    pub(super) fn path(&self, entry: &Entry, part: Part) -> PathBuf {
-        file_path(&self.path, &entry.name, entry.layout, part)
+    pub(super) fn path(&self, entry: Name<'_>, part: Part) -> PathBuf {
+        file_path(&self.path, entry.name, entry.layout, part)
     }
 
     /// What the system says of a certificate's files; an error where one cannot be asked for.
-    pub(super) fn identity(&self, entry: &Entry) -> Result<Identity, Errno> {
+    pub(super) fn identity(&self, entry: Name<'_>) -> Result<Identity, Errno> {
         let chain = self.stat(entry, Part::Chain)?;
         let key = match entry.layout {
             Layout::Folder => self.stat(entry, Part::Key)?,
@@ -101,13 +119,13 @@ impl Folder {
         Ok(Identity { chain, key })
     }
 
-    fn stat(&self, entry: &Entry, part: Part) -> Result<FileIdentity, Errno> {
-        let path = relative_path(&entry.name, entry.layout, part);
+    fn stat(&self, entry: Name<'_>, part: Part) -> Result<FileIdentity, Errno> {
+        let path = relative_path(entry.name, entry.layout, part);
         Ok(FileIdentity::of(&fs::statat(&self.handle, path, AtFlags::empty())?))
     }
 
     /// Reads a certificate's files. `Ok(None)` where the entry is no certificate at all.
-    pub(super) fn read(&self, entry: &Entry) -> Result<Option<Files>, Found> {
+    pub(super) fn read(&self, entry: Name<'_>) -> Result<Option<Files>, Found> {
         let chain = self.read_file(entry, Part::Chain);
         let key = match entry.layout {
             Layout::Folder => Some(self.read_file(entry, Part::Key)),
@@ -136,8 +154,8 @@ impl Folder {
 
     /// The identity is taken before the bytes, from the same open file: a change in between makes
     /// the next reload read it again.
-    fn read_file(&self, entry: &Entry, part: Part) -> Result<(Stat, FileBytes), Errno> {
-        let path = relative_path(&entry.name, entry.layout, part);
+    fn read_file(&self, entry: Name<'_>, part: Part) -> Result<(Stat, FileBytes), Errno> {
+        let path = relative_path(entry.name, entry.layout, part);
         // Without NONBLOCK, opening a pipe would wait for a writer.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = fs::openat(&self.handle, path, flags, Mode::empty())?;
@@ -195,11 +213,12 @@ fn is_name(name: &str) -> bool {
 }
 
 fn relative_path(name: &str, layout: Layout, part: Part) -> String {
-    match (layout, part) {
-        (Layout::Folder, Part::Chain) => format!("{name}/fullchain.pem"),
-        (Layout::Folder, Part::Key) => format!("{name}/privkey.pem"),
-        (Layout::File, _) => format!("{name}.pem"),
-    }
+    let rest = match (layout, part) {
+        (Layout::Folder, Part::Chain) => "/fullchain.pem",
+        (Layout::Folder, Part::Key) => "/privkey.pem",
+        (Layout::File, _) => ".pem",
+    };
+    [name, rest].concat()
 }
 
 /// Where a certificate's file is below `directory`.

@@ -4,21 +4,25 @@
 //! read), *touched* (read, equal contents; shared), *new* or *changed* (read and parsed), *kept*
 //! (broken; the earlier certificate stays), *absent* (broken, and there is no earlier one), *gone*
 //! (no longer in the folder). Only the listing decides that a name is gone: where the folder cannot
-//! be listed, everything is kept.
+//! be listed, everything is kept. Where the folder's own identity proves that it has the names of
+//! the load before, it is not listed again, and each name is looked at beside its entry.
 //!
 //! The names are read by as many threads as the machine has; at a reload at the lowest priority, so
 //! that they only take what the edge leaves.
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::HashMap;
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use rustix::io::Errno;
+
 use super::catalogue::{Catalogue, Entry, Kept};
-use super::defect::{Defect, Found, Part};
-use super::folder::{self, Folder, Listing};
+use super::defect::{Defect, Found};
+use super::folder::{self, Folder, Listing, Name};
 use super::read::{self, KeyCheck, Reader};
 use super::secrets::{self, Authority};
 use super::server_config::Configs;
@@ -27,7 +31,7 @@ use super::tickets::Tickets;
 use super::watch::Sighting;
 use super::{CertSettings, CertStore, Depth, Loaded};
 use crate::background::lowest_priority;
-use crate::identity::unix_now;
+use crate::identity::{Listed, unix_now};
 use crate::problem::{Problem, Severity};
 
 /// Up to so many keys a cold start takes apart at once: a few tens of milliseconds.
@@ -83,9 +87,14 @@ fn load_here(settings: &CertSettings, previous: Option<&CertStore>, now: i64) ->
     let mut found = Collected::default();
     let keeping = Keeping::new(settings, now);
     let interner = previous.map(|store| store.interner.clone()).unwrap_or_default();
-    match Folder::open(&settings.directory).and_then(|folder| Ok((folder.list()?, folder))) {
-        Ok((Listing { entries: names, defects }, folder)) => {
-            found.problems.extend(defects.iter().map(|(path, defect)| defect.problem(path)));
+    let directory = &settings.directory;
+    let opened = Folder::open(directory).and_then(|folder| {
+        let listed = folder.listed();
+        let stayed = previous.filter(|store| store.names.are_those_of(directory, &listed));
+        Ok((Names::new(&folder, stayed)?, listed, folder))
+    });
+    match opened {
+        Ok((names, listed, folder)) => {
             let cold = previous.is_none() && names.len() > KEYS_AT_COLD_START_MAX;
             let key_check = match settings.depth {
                 Depth::Serving if cold => KeyCheck::AtUse,
@@ -93,24 +102,76 @@ fn load_here(settings: &CertSettings, previous: Option<&CertStore>, now: i64) ->
             };
             let reader = Reader { interner: &interner, key_check, now };
             let walk = Walk { folder: &folder, reader, previous, keeping: &keeping };
-            for (name, outcome) in names.iter().zip(walk.outcomes(&names)) {
-                found.take(&name.name, outcome, |part| folder.path(name, part));
-            }
-            found.removed = previous.map(|store| gone(store, &names)).unwrap_or_default();
+            walk.through(names, &mut found);
+            found.names.listed = listed;
+            found.names.directory.clone_from(directory);
         }
-        Err(errno) => found.keep_all(&settings.directory, previous, errno, &keeping),
+        Err(errno) => found.keep_all(directory, previous, errno, &keeping),
     }
     let authorities = authorities(settings, previous, &mut found);
     let tickets = tickets(settings, previous, now, &mut found);
     interner.prune();
-    found.finish(settings, (previous, now), |catalogue, absent| CertStore {
+    found.finish(settings, (previous, now), |catalogue, absent, names| CertStore {
         directory: settings.directory.clone(),
+        names,
         configs: Configs::new(&catalogue, (tickets, settings.tickets), authorities),
         catalogue,
         interner,
         absent,
         sighting,
     })
+}
+
+/// What the next load needs to know again which names the folder has, beside the catalogue's.
+#[derive(Default)]
+pub(super) struct KnownNames {
+    directory: PathBuf,
+    /// `None` where nothing proves that the names are the same.
+    listed: Option<Listed>,
+    /// Names that are no certificate, or none yet.
+    others: Vec<folder::Entry>,
+    /// What cannot be a certificate, and where it is.
+    defects: Vec<(PathBuf, Defect)>,
+}
+
+impl KnownNames {
+    pub(super) fn are_those_of(&self, directory: &Path, listed: &Option<Listed>) -> bool {
+        let both = listed.as_ref().zip(self.listed.as_ref());
+        self.directory == directory && both.is_some_and(|(now, before)| now.has_names_of(before))
+    }
+
+    /// As a load long after the folder's last change would have them.
+    #[cfg(test)]
+    pub(super) fn settle(&mut self) {
+        self.listed.iter_mut().for_each(Listed::settle);
+    }
+}
+
+/// The time stamps of a folder are not part of what a load says.
+impl fmt::Debug for KnownNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KnownNames").field("others", &self.others).finish_non_exhaustive()
+    }
+}
+
+/// The names that a walk goes through.
+enum Names<'a> {
+    Listed(Listing),
+    /// Those of the store before: of its entries, and the others.
+    Stayed(&'a CertStore),
+}
+
+impl Names<'_> {
+    fn new<'a>(folder: &Folder, stayed: Option<&'a CertStore>) -> Result<Names<'a>, Errno> {
+        stayed.map_or_else(|| folder.list().map(Names::Listed), |store| Ok(Names::Stayed(store)))
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Names::Listed(listing) => listing.entries.len(),
+            Names::Stayed(store) => store.catalogue.entries().len() + store.names.others.len(),
+        }
+    }
 }
 
 /// What is common to all names of a load.
@@ -122,36 +183,52 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// One outcome for each name, in their order.
-    fn outcomes(&self, names: &[folder::Entry]) -> Vec<Outcome> {
-        let mut outcomes: Vec<Option<Outcome>> = Vec::new();
-        outcomes.resize_with(names.len(), || None);
-        let available = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let threads = (names.len() / NAMES_PER_THREAD_MIN).clamp(1, available.min(THREADS_MAX));
-        let batches = names.chunks(BATCH_NAMES).zip(outcomes.chunks_mut(BATCH_NAMES));
-        let batches = Mutex::new(batches);
-        let work = || {
-            loop {
-                let batch = batches.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some((names, outcomes)) = batch else { return };
-                let mut earlier = Earlier::from(self.previous, names);
+    /// Examines each name and collects what became of it, in the order of names.
+    fn through(&self, names: Names<'_>, found: &mut Collected) {
+        match names {
+            Names::Listed(Listing { entries: names, defects }) => {
+                found.wrong_names(defects);
+                let outcomes = in_batches(&names, |names| self.examine_listed(names));
                 for (name, outcome) in names.iter().zip(outcomes) {
-                    *outcome = Some(self.examine(name, earlier.advance_to(&name.name)));
+                    found.take(name.name(), outcome, self.folder);
                 }
+                found.removed = self.previous.map(|store| gone(store, &names)).unwrap_or_default();
             }
-        };
-        thread::scope(|scope| {
-            for _ in 1..threads {
-                // Threads start with the priority of the one that starts them (clone(2)). Where
-                // there is none to be had, those that are there do its work.
-                let _ = thread::Builder::new().spawn_scoped(scope, work);
+            Names::Stayed(store) => {
+                found.wrong_names(store.names.defects.clone());
+                let entries = store.catalogue.entries();
+                let outcomes = in_batches(entries, |entries| {
+                    let again = |entry: &Arc<Entry>| self.examine(entry.file_name(), Some(entry));
+                    entries.iter().map(again).collect()
+                });
+                let others = &store.names.others;
+                let outcomes_of_others = in_batches(others, |names| self.examine_listed(names));
+                let mut others = others.iter().zip(outcomes_of_others).peekable();
+                for (entry, outcome) in entries.iter().zip(outcomes) {
+                    let is_before =
+                        |(other, _): &(&folder::Entry, _)| *other.name < *entry.certificate.name;
+                    while let Some((name, outcome)) = others.next_if(is_before) {
+                        found.take(name.name(), outcome, self.folder);
+                    }
+                    match outcome {
+                        // The name of a hundred thousand entries need not be fetched for it.
+                        Outcome::Same(entry) => found.entries.push(entry),
+                        outcome => found.take(entry.file_name(), outcome, self.folder),
+                    }
+                }
+                others.for_each(|(name, outcome)| found.take(name.name(), outcome, self.folder));
             }
-            work();
-        });
-        outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Nothing)).collect()
+        }
     }
 
-    fn examine(&self, name: &folder::Entry, earlier: Option<&Arc<Entry>>) -> Outcome {
+    fn examine_listed(&self, names: &[folder::Entry]) -> Vec<Outcome> {
+        let mut earlier = Earlier::from(self.previous, names);
+        let examine =
+            |name: &folder::Entry| self.examine(name.name(), earlier.advance_to(&name.name));
+        names.iter().map(examine).collect()
+    }
+
+    fn examine(&self, name: Name<'_>, earlier: Option<&Arc<Entry>>) -> Outcome {
         if let Some(earlier) = earlier
             && earlier.kept.is_none()
             && earlier.certificate.layout == name.layout
@@ -178,7 +255,7 @@ impl Walk<'_> {
         }
     }
 
-    fn read(&self, name: &folder::Entry, earlier: Option<&Arc<Entry>>) -> Result<Outcome, Found> {
+    fn read(&self, name: Name<'_>, earlier: Option<&Arc<Entry>>) -> Result<Outcome, Found> {
         let Some(files) = self.folder.read(name)? else { return Ok(Outcome::Nothing) };
         let contents = read::contents_hash(&files);
         let entry = |certificate| {
@@ -210,6 +287,31 @@ impl Walk<'_> {
         let entry = entry(Arc::new(certificate));
         Ok(if earlier.is_some() { Outcome::Changed(entry) } else { Outcome::Added(entry) })
     }
+}
+
+/// What `work` makes of the items, in their order; several threads take batches of them.
+fn in_batches<T: Sync>(items: &[T], work: impl Fn(&[T]) -> Vec<Outcome> + Sync) -> Vec<Outcome> {
+    let available = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = (items.len() / NAMES_PER_THREAD_MIN).clamp(1, available.min(THREADS_MAX));
+    let mut done: Vec<Vec<Outcome>> = Vec::new();
+    done.resize_with(items.len().div_ceil(BATCH_NAMES), Vec::new);
+    let batches = Mutex::new(items.chunks(BATCH_NAMES).zip(&mut done));
+    let work = || {
+        loop {
+            let batch = batches.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((items, outcomes)) = batch else { return };
+            *outcomes = work(items);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads {
+            // Threads start with the priority of the one that starts them (clone(2)). Where
+            // there is none to be had, those that are there do its work.
+            let _ = thread::Builder::new().spawn_scoped(scope, work);
+        }
+        work();
+    });
+    done.into_iter().flatten().collect()
 }
 
 /// How long broken certificates stay at their last good version.
@@ -291,6 +393,7 @@ fn gone(previous: &CertStore, names: &[folder::Entry]) -> Vec<String> {
 #[derive(Default)]
 struct Collected {
     entries: Vec<Arc<Entry>>,
+    names: KnownNames,
     problems: Vec<Problem>,
     absent: Vec<(String, Problem)>,
     kept: Vec<String>,
@@ -301,13 +404,22 @@ struct Collected {
 }
 
 impl Collected {
-    fn take(&mut self, name: &str, outcome: Outcome, path: impl FnOnce(Part) -> PathBuf) {
+    fn wrong_names(&mut self, defects: Vec<(PathBuf, Defect)>) {
+        self.problems.extend(defects.iter().map(|(path, defect)| defect.problem(path)));
+        self.names.defects = defects;
+    }
+
+    fn take(&mut self, name: Name<'_>, outcome: Outcome, folder: &Folder) {
+        if matches!(outcome, Outcome::Absent(_) | Outcome::Nothing) {
+            let Name { name, layout } = name;
+            self.names.others.push(folder::Entry { name: name.to_owned(), layout });
+        }
         match outcome {
             Outcome::Absent(found) => {
-                let mut problem = found.defect.problem(&path(found.part));
+                let mut problem = found.defect.problem(&folder.path(name, found.part));
                 if problem.severity == Severity::Part {
                     problem.what.push_str("; the certificate is not served");
-                    self.absent.push((name.to_owned(), problem.clone()));
+                    self.absent.push((name.name.to_owned(), problem.clone()));
                 }
                 self.problems.push(problem);
             }
@@ -333,7 +445,7 @@ impl Collected {
         &mut self,
         directory: &Path,
         previous: Option<&CertStore>,
-        errno: rustix::io::Errno,
+        errno: Errno,
         keeping: &Keeping,
     ) {
         let earlier = previous.map_or(&[][..], |store| store.catalogue.entries());
@@ -366,7 +478,7 @@ impl Collected {
         mut self,
         settings: &CertSettings,
         (previous, now): (Option<&CertStore>, i64),
-        store: impl FnOnce(Arc<Catalogue>, Vec<(String, Problem)>) -> CertStore,
+        store: impl FnOnce(Arc<Catalogue>, Vec<(String, Problem)>, KnownNames) -> CertStore,
     ) -> Loaded {
         let previous = previous.map(|store| &*store.catalogue);
         let (catalogue, overlaps) =
@@ -377,14 +489,12 @@ impl Collected {
             self.problems.push(summary::default_is_missing(&settings.directory, name));
         }
         let directory = &settings.directory;
-        for entry in catalogue.entries() {
-            self.problems.extend(summary::problems(entry, directory, now));
-        }
+        self.problems.extend(summary::all_problems(&catalogue, directory, now));
         self.problems
             .extend(overlaps.iter().map(|one| summary::overlap(one, &catalogue, directory)));
         let problems = summary::bounded(self.problems, directory);
         Loaded {
-            store: store(Arc::new(catalogue), self.absent),
+            store: store(Arc::new(catalogue), self.absent, self.names),
             problems,
             kept: self.kept,
             kept_files: self.kept_files,

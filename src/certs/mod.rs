@@ -118,6 +118,7 @@ pub struct Loaded {
 #[derive(Debug)]
 pub struct CertStore {
     directory: PathBuf,
+    names: load::KnownNames,
     catalogue: Arc<Catalogue>,
     configs: Configs,
     interner: Arc<Interner>,

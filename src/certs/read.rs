@@ -10,7 +10,7 @@ use x509_parser::prelude::FromDer;
 use super::certificate::{Certificate, State};
 use super::chain::{self, Interner};
 use super::defect::{Defect, Found};
-use super::folder::{Entry, Files};
+use super::folder::{Files, Name};
 use super::host_key::HostKey;
 use super::key::{self, Comparison, SecretKey};
 use super::{leaf, pem};
@@ -49,7 +49,7 @@ impl Reader<'_> {
     /// Makes a certificate of its files' bytes.
     pub(super) fn certificate(
         &self,
-        entry: &Entry,
+        entry: Name<'_>,
         files: &Files,
         contents: [u8; 32],
     ) -> Result<Certificate, Found> {
@@ -69,7 +69,7 @@ impl Reader<'_> {
         let mut oddities = facts.oddities;
         oddities.extend(chain_defects);
         Ok(Certificate {
-            name: entry.name.as_str().into(),
+            name: entry.name.into(),
             layout: entry.layout,
             host_keys: facts.hosts.iter().map(HostKey::of).collect(),
             hosts: facts.hosts.into(),

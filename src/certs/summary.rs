@@ -123,9 +123,9 @@ impl CertStore {
 
     /// How many certificates call for attention. `now` in Unix seconds.
     pub fn expiry_counts(&self, now: i64) -> ExpiryCounts {
-        let entries = self.catalogue.entries();
-        let mut counts = ExpiryCounts { certificates: entries.len(), ..ExpiryCounts::default() };
-        counts.kept = entries.iter().filter(|entry| entry.kept.is_some()).count();
+        let certificates = self.catalogue.entries().len();
+        let kept = self.kept().count();
+        let mut counts = ExpiryCounts { certificates, kept, ..ExpiryCounts::default() };
         for entry in self.catalogue.by_expiry() {
             match validity(entry, now) {
                 Validity::Expired => counts.expired += 1,
@@ -141,7 +141,7 @@ impl CertStore {
 
     /// The certificates at their last good version, and what is wrong with which of their files.
     pub fn kept_why(&self) -> impl Iterator<Item = (&str, Problem)> {
-        self.catalogue.entries().iter().filter_map(|entry| {
+        self.catalogue.marked().filter_map(|entry| {
             let kept = entry.kept.as_ref()?;
             let problem = kept.defect.problem(&path(entry, &self.directory, kept.part));
             Some((entry.certificate.name(), problem))
@@ -150,8 +150,8 @@ impl CertStore {
 
     /// The certificates at their last good version and since when (Unix seconds).
     pub fn kept(&self) -> impl Iterator<Item = (&str, i64)> {
-        let entries = self.catalogue.entries().iter();
-        entries.filter_map(|entry| Some((entry.certificate.name(), entry.kept.as_ref()?.since)))
+        let marked = self.catalogue.marked();
+        marked.filter_map(|entry| Some((entry.certificate.name(), entry.kept.as_ref()?.since)))
     }
 }
 
@@ -189,8 +189,14 @@ fn days_left(not_after: i64, now: i64) -> i64 {
     not_after.saturating_sub(now).div_euclid(DAY_SECONDS)
 }
 
+/// Everything wrong with the certificates that are served.
+pub(super) fn all_problems(catalogue: &Catalogue, directory: &Path, now: i64) -> Vec<Problem> {
+    let told = catalogue.to_tell(now, WARNING_DAYS * DAY_SECONDS);
+    told.into_iter().flat_map(|entry| problems(entry, directory, now)).collect()
+}
+
 /// Everything wrong with a certificate that is served.
-pub(super) fn problems(entry: &Entry, directory: &Path, now: i64) -> Vec<Problem> {
+fn problems(entry: &Entry, directory: &Path, now: i64) -> Vec<Problem> {
     let file = |part| path(entry, directory, part);
     let mut problems = Vec::new();
     if let Some(kept) = &entry.kept {

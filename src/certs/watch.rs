@@ -129,7 +129,7 @@ fn look(settings: &CertSettings) -> u64 {
         Ok((listing, folder)) => {
             for entry in &listing.entries {
                 entry.name.hash(&mut hasher);
-                let identity = folder.identity(entry);
+                let identity = folder.identity(entry.name());
                 identity.map_err(rustix::io::Errno::raw_os_error).hash(&mut hasher);
             }
         }

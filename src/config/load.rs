@@ -12,7 +12,7 @@ use std::thread;
 use super::file::{self, MainFile, QueueValues};
 use super::process;
 use super::report::{Changes, Difference};
-use super::resolve::{self, Chosen};
+use super::resolve::{self, Chosen, ReadSite, Resolved};
 use super::site_folder::{self, SiteFiles};
 use super::walk::nearest;
 use super::{Places, Snapshot};
@@ -74,7 +74,13 @@ fn load_to(path: &Path, previous: Option<&Snapshot>, depth: Depth) -> Outcome {
     let queues = read_queues(&main, problems);
     let known = previous.map(|snapshot| &snapshot.site_files);
     let (read, site_files) = site_folder::read(&main.sites, &main.headers, known, problems);
-    let mut resolved = resolve::sites(read, &main.sites, previous.map(|snapshot| &snapshot.sites));
+    // Where all sites are the same again, no list of a hundred thousand is made to find that.
+    let stand = read.is_none() && previous.is_some_and(|previous| previous.sites_stand);
+    let resolve = |read: Option<Vec<ReadSite>>| {
+        let read = read.unwrap_or_else(|| site_files.sites());
+        resolve::sites(read, &main.sites, previous.map(|snapshot| &snapshot.sites))
+    };
+    let mut resolved = if stand { Resolved::standing() } else { resolve(read) };
     problems.append(&mut resolved.problems);
     if problems.iter().any(|problem| problem.severity == Severity::Fatal) {
         return outcome;
@@ -91,7 +97,12 @@ fn load_to(path: &Path, previous: Option<&Snapshot>, depth: Depth) -> Outcome {
     match before {
         // A hundred thousand sites would be looked up for the same again.
         Some(before) => resolved.problems.clone_from(&before.told_of_certificates),
-        None => resolve::compare_with_certificates(&mut resolved, &certs.store),
+        None => {
+            if stand {
+                resolved = resolve(None);
+            }
+            resolve::compare_with_certificates(&mut resolved, &certs.store);
+        }
     }
     let told_of_certificates = resolved.problems;
     problems.extend_from_slice(&told_of_certificates);
@@ -105,11 +116,15 @@ fn load_to(path: &Path, previous: Option<&Snapshot>, depth: Depth) -> Outcome {
     outcome.kept.extend(certs.kept_files);
     outcome.absent = resolved.absent;
     outcome.absent.extend(certs.store.absent().map(|(name, _)| format!("certificate {name}")));
-    let sites = resolved.chosen.into_iter().map(|chosen| chosen.site).collect();
-    let sites = Sites::following(sites, previous.map(|snapshot| &snapshot.sites));
+    let sites = match before {
+        Some(before) => before.sites.clone(),
+        None => of_chosen(resolved.chosen, previous),
+    };
+    let sites_stand = before.is_some();
     let snapshot = assemble(main, queues, path, (sites, certs.store));
     let generation = previous.map_or(1, |snapshot| snapshot.generation + 1);
-    let mut snapshot = Snapshot { generation, site_files, told_of_certificates, ..snapshot };
+    let mut snapshot =
+        Snapshot { generation, site_files, sites_stand, told_of_certificates, ..snapshot };
     if let Some(previous) = previous {
         outcome.problems.extend(process::carry_over(&mut snapshot, previous));
     }
@@ -123,6 +138,11 @@ fn load_to(path: &Path, previous: Option<&Snapshot>, depth: Depth) -> Outcome {
     };
     outcome.snapshot = Some(snapshot);
     outcome
+}
+
+fn of_chosen(chosen: Vec<Chosen>, previous: Option<&Snapshot>) -> Sites {
+    let sites = chosen.into_iter().map(|chosen| chosen.site).collect();
+    Sites::following(sites, previous.map(|snapshot| &snapshot.sites))
 }
 
 /// The state folder that the main file names, as far as it can be read.
@@ -163,6 +183,7 @@ fn assemble(
         places: Places { main: path.to_path_buf(), sites: main.sites, queues: main.queues_file },
         sites,
         site_files: SiteFiles::default(),
+        sites_stand: false,
         told_of_certificates: Vec::new(),
         certs: Arc::new(certs),
     }

@@ -70,6 +70,8 @@ pub struct Snapshot {
     pub sites: Sites,
     /// What the next load need not read again.
     site_files: SiteFiles,
+    /// Whether `sites` are those of `site_files`, each as its file says.
+    sites_stand: bool,
     /// What the sites' files and the certificates contradict each other in.
     told_of_certificates: Vec<crate::problem::Problem>,
     /// All certificates and the TLS settings made from them.

@@ -102,6 +102,14 @@ pub fn sites(read: Vec<ReadSite>, folder: &Path, previous: Option<&Sites>) -> Re
     resolved
 }
 
+impl Resolved {
+    /// All sites are those of the previous snapshot, each as its file says, and none names another
+    /// file; none is listed.
+    pub fn standing() -> Resolved {
+        Resolved { all_stay: true, ..Resolved::default() }
+    }
+}
+
 impl Chosen {
     fn earlier(site: Arc<Site>) -> Chosen {
         Chosen { site, written: None }

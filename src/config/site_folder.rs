@@ -2,8 +2,9 @@
 //!
 //! A file whose identity proves that it is the one of the load before is not read: its site is
 //! shared. So a reload costs a look at each file, and neither time nor memory for sites that nobody
-//! changed. Only what its own text alone decides is known again: a site whose file had anything to
-//! tell, or that names other files, is read each time, as is every one once `[headers]` changed.
+//! changed. The folder is listed again only where its own identity does not prove that its names
+//! are the same. Only what its own text alone decides is known again: a site whose file had anything
+//! to tell, or that names other files, is read each time, as is every one once `[headers]` changed.
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::ffi::{OsStr, OsString};
@@ -23,7 +24,7 @@ use super::load::{read_text, whole_file};
 use super::resolve::ReadSite;
 use super::screening::Headers;
 use super::site_file::{self, SiteFile};
-use crate::identity::{FileIdentity, unix_now};
+use crate::identity::{FileIdentity, Listed, unix_now};
 use crate::names::SiteId;
 use crate::problem::{Problem, Severity};
 use crate::sites::Site;
@@ -44,6 +45,8 @@ pub struct SiteFiles {
     headers: Headers,
     /// Those that the next load may know again, by name; the list itself is shared while it stays.
     known: Arc<Vec<Arc<Known>>>,
+    /// Where `known` are all names of the folder.
+    listed: Option<Listed>,
 }
 
 struct Known {
@@ -68,18 +71,28 @@ struct Read {
     problems: Vec<Problem>,
 }
 
-/// Reads the sites of `folder`, by name; broken ones are told and come without a site. `headers`
-/// are the main file's; `before` is what the last load saw.
+/// Reads the sites of `folder`; broken ones are told and come without a site. `headers` are the main
+/// file's; `before` is what the last load saw. The sites come by name; `None` where all are those
+/// of [`SiteFiles::sites`], and each as `before` had it.
 pub fn read(
     folder: &Path,
     headers: &Headers,
     before: Option<&SiteFiles>,
     problems: &mut Vec<Problem>,
-) -> (Vec<ReadSite>, SiteFiles) {
+) -> (Option<Vec<ReadSite>>, SiteFiles) {
     let mut now =
         SiteFiles { folder: folder.to_path_buf(), headers: headers.clone(), ..Default::default() };
-    let (handle, names) = match open(folder).and_then(|handle| Ok((names(&handle)?, handle))) {
-        Ok((names, handle)) => (handle, names),
+    let before = before.filter(|before| before.folder == now.folder && before.headers == *headers);
+    let opened = open(folder).and_then(|handle| {
+        now.listed = Listed::now(&handle);
+        let names = match before.filter(|before| before.has_names_of(&now)) {
+            Some(_) => None,
+            None => Some(names(&handle)?),
+        };
+        Ok((names, handle))
+    });
+    let (names, handle) = match opened {
+        Ok(opened) => opened,
         Err(errno) => {
             // A folder that is missing has been told with its key and line.
             if folder.is_dir() {
@@ -87,27 +100,32 @@ pub fn read(
                 let remedy = "let the user that runs sluss read it";
                 problems.push(whole_file(Severity::Fatal, folder, what, remedy));
             }
-            return (Vec::new(), now);
+            return (Some(Vec::new()), now);
         }
     };
-    if names.is_empty() {
-        let what = "the folder has no *.toml: no site is served".to_string();
-        problems.push(whole_file(Severity::Warning, folder, what, "write one file a site"));
-    }
-    let before = before.filter(|before| before.folder == now.folder && before.headers == *headers);
     let known = before.map_or(&[][..], |before| &before.known);
     let folder = Folder { path: folder, handle };
-    let seen = in_parallel(&names, |names| {
-        let mut earlier = Earlier::from(known, names);
-        names.iter().map(|name| folder.look(name, headers, earlier.advance_to(name))).collect()
-    });
+    let seen = match &names {
+        Some(names) => in_parallel(names, |names| {
+            let mut earlier = Earlier::from(known, names);
+            names.iter().map(|name| folder.look(name, headers, earlier.advance_to(name))).collect()
+        }),
+        None => in_parallel(known, |known| {
+            known.iter().map(|known| folder.look(known.name(), headers, Some(known))).collect()
+        }),
+    };
+    if seen.is_empty() {
+        let what = "the folder has no *.toml: no site is served".to_string();
+        problems.push(whole_file(Severity::Warning, folder.path, what, "write one file a site"));
+    }
     let all_same =
         seen.len() == known.len() && seen.iter().all(|seen| matches!(seen, Seen::Same(_)));
     if let Some(before) = before.filter(|_| all_same) {
         now.known = before.known.clone();
-        return (known.iter().map(|known| known.again()).collect(), now);
+        return (None, now);
     }
-    let (mut sites, mut known) = (Vec::with_capacity(names.len()), Vec::with_capacity(names.len()));
+    let count = seen.len();
+    let (mut sites, mut known) = (Vec::with_capacity(count), Vec::with_capacity(count));
     for seen in seen {
         match seen {
             Seen::Same(same) => {
@@ -121,8 +139,10 @@ pub fn read(
             }
         }
     }
+    // Names that nothing is known of are looked at each time.
+    now.listed = now.listed.filter(|_| known.len() == count);
     now.known = Arc::new(known);
-    (sites, now)
+    (Some(sites), now)
 }
 
 impl SiteFiles {
@@ -131,9 +151,21 @@ impl SiteFiles {
         Arc::ptr_eq(&self.known, &before.known)
     }
 
+    /// The sites of the files that are known, by name.
+    pub fn sites(&self) -> Vec<ReadSite> {
+        self.known.iter().map(|known| known.again()).collect()
+    }
+
+    /// Whether the folder has the same names as a later look at it.
+    fn has_names_of(&self, now: &SiteFiles) -> bool {
+        let both = now.listed.zip(self.listed);
+        both.is_some_and(|(now, before)| now.has_names_of(&before))
+    }
+
     /// As a load long after the files were written would have seen them.
     #[cfg(test)]
     pub fn settle(&mut self) {
+        self.listed.iter_mut().for_each(Listed::settle);
         for known in Arc::get_mut(&mut self.known).unwrap() {
             Arc::get_mut(known).unwrap().taken = i64::MAX;
         }
@@ -141,6 +173,15 @@ impl SiteFiles {
 }
 
 impl Known {
+    fn name(&self) -> &OsStr {
+        OsStr::new(self.id.as_str())
+    }
+
+    /// Whether a file of that identity has the contents that were read.
+    fn is_proved_by(&self, identity: Option<FileIdentity>) -> bool {
+        identity == Some(self.identity) && self.identity.is_settled(self.taken)
+    }
+
     fn again(&self) -> ReadSite {
         ReadSite { id: self.id.clone(), site: Some(self.site.clone()) }
     }
@@ -223,16 +264,17 @@ impl Folder<'_> {
     ) -> Seen<'k> {
         // Taken before the text: a change in between makes the next load read it again.
         let taken = unix_now();
-        let stat = rustix::fs::statat(&self.handle, file_name(name), AtFlags::empty()).ok();
-        let identity = stat.map(|stat| FileIdentity::of(&stat));
-        if let Some(known) = before
-            && identity == Some(known.identity)
-            && known.identity.is_settled(known.taken)
-        {
+        let identity = self.identity(name);
+        if let Some(known) = before.filter(|known| known.is_proved_by(identity)) {
             return Seen::Same(known);
         }
         let identity = identity.map(|identity| (identity, taken));
         Seen::Read(Box::new(read_anew(&path(self.path, name), headers, before, identity)))
+    }
+
+    fn identity(&self, name: &OsStr) -> Option<FileIdentity> {
+        let stat = rustix::fs::statat(&self.handle, file_name(name), AtFlags::empty());
+        stat.ok().map(|stat| FileIdentity::of(&stat))
     }
 }
 
@@ -290,7 +332,10 @@ impl fmt::Debug for SiteFiles {
 }
 
 /// Runs `read` over batches of the items on several threads; the results are in the items' order.
-fn in_parallel<I: Sync, T: Send>(items: &[I], read: impl Fn(&[I]) -> Vec<T> + Sync) -> Vec<T> {
+fn in_parallel<'i, I: Sync, T: Send>(
+    items: &'i [I],
+    read: impl Fn(&'i [I]) -> Vec<T> + Sync,
+) -> Vec<T> {
     let readers = thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX);
     let next = AtomicUsize::new(0);
     let work = || {
@@ -330,8 +375,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a.toml"), text).unwrap();
         let (_, mut files) = load(&folder, &Headers::default(), None);
+        let_a_tick_pass();
         files.settle();
         (folder, files)
+    }
+
+    /// What is written from now on has other time stamps than what was written before.
+    fn let_a_tick_pass() {
+        let probe = tempfile::NamedTempFile::new().unwrap();
+        let stamp = || {
+            fs::write(probe.path(), "x").unwrap();
+            fs::metadata(probe.path()).unwrap().modified().unwrap()
+        };
+        let before = stamp();
+        while stamp() == before {
+            thread::yield_now();
+        }
     }
 
     fn load(
@@ -340,8 +399,9 @@ mod tests {
         before: Option<&SiteFiles>,
     ) -> (Arc<SiteFile>, SiteFiles) {
         let mut problems = Vec::new();
-        let (mut sites, files) = read(folder.path(), headers, before, &mut problems);
+        let (sites, files) = read(folder.path(), headers, before, &mut problems);
         assert!(problems.is_empty(), "{problems:?}");
+        let mut sites = sites.unwrap_or_else(|| files.sites());
         (sites.remove(0).site.unwrap(), files)
     }
 
@@ -365,6 +425,7 @@ mod tests {
         let names = |before: &SiteFiles| {
             let (sites, now) =
                 read(folder.path(), &Headers::default(), Some(before), &mut Vec::new());
+            let sites = sites.unwrap_or_else(|| now.sites());
             (sites.iter().map(|site| site.id.to_string()).collect::<Vec<_>>(), now)
         };
         let (same, now) = names(&before);
@@ -377,9 +438,16 @@ mod tests {
         assert!(more == ["0", "a", "aa", "b"] && !now.are_those_of(&before));
         assert!(Arc::ptr_eq(&now.known[1], &before.known[0]));
         drop(before);
+        let mut now = now;
+        let_a_tick_pass();
+        now.listed.iter_mut().for_each(Listed::settle);
         fs::remove_file(folder.path().join("aa.toml")).unwrap();
-        let (fewer, _) = names(&now);
+        let (fewer, mut now) = names(&now);
         assert_eq!(fewer, ["0", "a", "b"]);
+        let_a_tick_pass();
+        now.listed.iter_mut().for_each(Listed::settle);
+        fs::rename(folder.path().join("b.toml"), folder.path().join("c.toml")).unwrap();
+        assert_eq!(names(&now).0, ["0", "a", "c"]);
     }
 
     #[test]

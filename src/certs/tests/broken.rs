@@ -432,9 +432,9 @@ fn a_damaged_key_that_only_its_use_shows_is_refused_then() {
     certs.write("a/privkey.pem", lines.join("\n"));
     let folder = Folder::open(&certs.settings.directory).unwrap();
     let entry = folder.list().unwrap().entries.remove(0);
-    let files = folder.read(&entry).unwrap().unwrap();
+    let files = folder.read(entry.name()).unwrap().unwrap();
     let reader = Reader { interner: &Interner::default(), key_check: KeyCheck::AtUse, now: 0 };
-    let certificate = reader.certificate(&entry, &files, [0; 32]).unwrap();
+    let certificate = reader.certificate(entry.name(), &files, [0; 32]).unwrap();
     assert!(certificate.certified_key().is_none());
     assert!(certificate.certified_key().is_none());
 }

@@ -1,10 +1,11 @@
 //! What a reload reads, keeps and drops.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::folder::Folder;
 use super::super::load::load_at;
 use super::super::{CertStore, Loaded};
 use super::{Certs, issue, names, now, told};
@@ -98,6 +99,84 @@ fn a_settled_identity_spares_the_reading() {
     let fourth = certs.load(Some(&third.store));
     let entries = [&third, &fourth].map(|loaded| &loaded.store.catalogue.entries()[0]);
     assert!(!Arc::ptr_eq(entries[0], entries[1]));
+}
+
+#[test]
+fn a_folder_whose_names_stayed_is_not_listed_and_each_of_its_files_is_looked_at() {
+    let certs = Certs::new();
+    for name in ["a", "b", "d"] {
+        certs.put(name, &issue(&[&format!("{name}.example")]));
+    }
+    certs.write("c/fullchain.pem", "");
+    let mut last = certs.load(None);
+    // Loads after a change; whether the names were those of the load before is compared.
+    let mut check = |names_stay: bool, expected: (usize, usize, usize, usize), served: &[&str]| {
+        let folder = Folder::open(&certs.settings.directory).unwrap();
+        let listed = folder.listed();
+        let stay = last.store.names.are_those_of(&certs.settings.directory, &listed);
+        assert_eq!(stay, names_stay && listed.is_some());
+        let mut new = certs.load(Some(&last.store));
+        assert_eq!(counts(&new), expected);
+        assert_eq!(names(&new.store), served);
+        let_a_tick_pass();
+        new.store.names.settle();
+        last = new;
+    };
+    check(false, (0, 0, 0, 0), &["a", "b", "d"]);
+    check(true, (0, 0, 0, 0), &["a", "b", "d"]);
+    certs.put("a", &issue(&["a.example"]));
+    certs.write("b/privkey.pem", "written in place");
+    check(true, (0, 1, 0, 1), &["a", "b", "d"]);
+    certs.put("c", &issue(&["c.example"]));
+    check(true, (1, 0, 0, 1), &["a", "b", "c", "d"]);
+    fs::rename(certs.path("a"), certs.path("e")).unwrap();
+    check(false, (1, 0, 1, 1), &["b", "c", "d", "e"]);
+    certs.put("b", &issue(&["b.example"]));
+    check(true, (0, 1, 0, 0), &["b", "c", "d", "e"]);
+}
+
+/// What is written from now on has other time stamps than what was written before.
+fn let_a_tick_pass() {
+    let probe = tempfile::NamedTempFile::new().unwrap();
+    let stamp = || {
+        fs::write(probe.path(), "x").unwrap();
+        fs::metadata(probe.path()).unwrap().modified().unwrap()
+    };
+    let before = stamp();
+    while stamp() == before {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_is_to_tell_is_told_of_entries_that_stay_too() {
+    let certs = Certs::new();
+    certs.put("a", &issue(&["a.example"]));
+    let order = super::Order { days: 10, ..super::order(&["b.example"]) };
+    certs.put("b", &super::AUTHORITY.issue(&order));
+    certs.put("c", &issue(&["c.example"]));
+    fs::set_permissions(certs.path("c/privkey.pem"), fs::Permissions::from_mode(0o644)).unwrap();
+    let later = |days: i64| now() + days * 24 * 60 * 60;
+    let first = load_at(&certs.settings, None, later(1));
+    let told_of = |loaded: &Loaded| {
+        let told = told(loaded, &certs);
+        told.iter().map(|told| told[..1].to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(told_of(&first), ["b", "c"]);
+    let second = load_at(&certs.settings, Some(&first.store), later(2));
+    assert_eq!(told_of(&second), ["b", "c"]);
+    certs.put("b", &issue(&["b.example"]));
+    certs.put("c", &issue(&["c.example"]));
+    let third = load_at(&certs.settings, Some(&second.store), later(3));
+    assert!(told_of(&third).is_empty());
+    // All end after ninety days and a half.
+    let fourth = load_at(&certs.settings, Some(&third.store), later(70));
+    assert_eq!(told_of(&fourth), ["a", "b", "c"]);
+    // A clock that was put back.
+    let fifth = load_at(&certs.settings, Some(&fourth.store), later(-31));
+    assert_eq!(told_of(&fifth), ["a", "b", "c"]);
+    let sixth = load_at(&certs.settings, Some(&fifth.store), later(4));
+    assert!(told_of(&sixth).is_empty());
 }
 
 #[test]
