@@ -206,6 +206,11 @@ impl Live {
         trusted.iter().any(|network| network.contains(&address))
     }
 
+    /// The states of all sites, by position: the same ones while neither sites nor queues move.
+    pub fn states(&self) -> &Arc<Vec<Arc<SiteState>>> {
+        &self.sites
+    }
+
     /// All sites with their states.
     pub fn sites(&self) -> impl Iterator<Item = (&Arc<Site>, &Arc<SiteState>)> {
         self.snapshot.sites.all().iter().zip(&*self.sites)

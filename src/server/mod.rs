@@ -8,6 +8,7 @@ mod core_dump;
 mod fleet;
 mod handover;
 mod listeners;
+mod probes;
 mod view;
 
 use std::fmt;
@@ -34,11 +35,11 @@ use crate::config::{self, AdminAddress, LogFormat, Snapshot};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::reload::{self, Prepared, Reloader};
-use crate::upstream::probe;
 
 use fleet::Fleet;
 use handover::{Estate, Inherited, Predecessor, Successor};
 use listeners::Listeners;
+use probes::Probes;
 use view::{Ask, Told};
 
 /// How often a draining edge looks whether it is done.
@@ -160,7 +161,7 @@ struct Edge {
     /// Looks at the certificates' folder where the configuration wants it.
     watch: Option<Watch>,
     /// Checks the endpoints of sites that want it.
-    probes: JoinHandle<()>,
+    probes: Probes,
     /// Loads reported by the processes that this one follows: its own are counted on.
     attempts_before: u64,
     /// Waits for this process to serve.
@@ -229,7 +230,7 @@ impl Edge {
         tokio::spawn(pages.clone().watch());
         let answering = tokio::spawn(admin::serve(admin, pages));
         let watch = watch(&proxy.live().snapshot, &asking);
-        let probes = probe(&proxy);
+        let probes = Probes::start(&proxy);
         Ok(Edge {
             proxy,
             reloader,
@@ -411,8 +412,7 @@ impl Edge {
         if report.result != ReloadResult::Refused {
             self.watch = watch(&self.proxy.live().snapshot, &self.asking);
         }
-        self.probes.abort();
-        self.probes = probe(&self.proxy);
+        self.probes.renew(&self.proxy);
         self.file_report();
         notify(&[sd_notify::NotifyState::Ready]);
         report
@@ -490,16 +490,6 @@ async fn open_admin(
     opened.map_err(|error| {
         format!("listen.admin = {address}: {error}; end what listens there or change it")
     })
-}
-
-/// Checks the endpoints of the sites that are served now.
-fn probe(proxy: &Proxy) -> JoinHandle<()> {
-    let live = proxy.live();
-    let targets = live.sites().map(|(site, state)| probe::Target {
-        upstream: state.upstream.clone(),
-        host: site.host_header.clone().unwrap_or_else(|| site.first_host().to_owned()),
-    });
-    tokio::spawn(probe::probe_all(targets.collect()))
 }
 
 /// Watches the certificates where the configuration wants it: a change asks for a reload.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -319,7 +319,8 @@ struct Walked {
     at: Instant,
     /// CPU time: on a crowded machine the clock tells of others.
     took: Duration,
-    generation: u64,
+    /// A reload by which none of them moved leaves it fresh. Not kept alive by it.
+    of: Weak<Vec<Arc<SiteState>>>,
     walk: Walk,
 }
 
@@ -328,11 +329,11 @@ impl Walked {
         let before = thread_cpu_time();
         let walk = walk(live);
         let took = thread_cpu_time().saturating_sub(before);
-        Walked { at: Instant::now(), took, generation: live.snapshot.generation, walk }
+        Walked { at: Instant::now(), took, of: Arc::downgrade(live.states()), walk }
     }
 
     fn is_fresh(&self, live: &Live) -> bool {
-        self.generation == live.snapshot.generation
+        Weak::ptr_eq(&self.of, &Arc::downgrade(live.states()))
             && self.at.elapsed() < (self.took * WALK_REST).min(WALK_AGE_MAX)
     }
 }
