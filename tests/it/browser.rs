@@ -10,7 +10,7 @@ use std::sync::mpsc;
 
 use crate::support::authority::authority;
 use crate::support::origin::ok;
-use crate::support::tools::{run, tool};
+use crate::support::tools::{look_at_plots, run, tool};
 use crate::support::{Edge, Origin, Setup, eventually, wait_for, websocket};
 
 /// Killed and collected when the test is over, however it ends.
@@ -90,10 +90,8 @@ fn a_browser_shows_the_demo() {
     assert!(!shown.contains("<h1>blog</h1>"), "{shown}");
 }
 
-/// On a desk and on a phone, by day and in a dark room, from the file alone.
 #[test]
 fn a_browser_shows_the_page_of_a_load() {
-    let (Some(mut node), Some(chromium)) = (tool("node"), tool("chromium")) else { return };
     let origin = Origin::answering(|_| ok("hello"));
     let edge = Edge::before(origin.url());
     let page = edge.folder().join("load.html");
@@ -107,10 +105,7 @@ fn a_browser_shows_the_page_of_a_load() {
     // On a crowded machine the generator may be late, and say so by its exit code.
     let (_, _, told) = run(&mut load);
     assert!(page.exists(), "{told}");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/report.mjs");
-    let (good, out, told) =
-        run(node.arg(script).arg(&page).arg("4").env("CHROMIUM", chromium.get_program()));
-    assert!(good, "{}{told}", String::from_utf8_lossy(&out));
+    look_at_plots(&page);
 }
 
 /// The page over a real edge: what it shows is what happens.

@@ -2,6 +2,7 @@
 //! `SLUSS_REQUIRE_TOOLS=1` makes that a failure.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -35,4 +36,15 @@ pub fn run(command: &mut Command) -> (bool, Vec<u8>, String) {
     let output = command.stdin(Stdio::null()).output().expect("the program runs");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.success(), output.stdout, told)
+}
+
+/// Opens a page of plots in a browser: on a desk and on a phone, by day and in a dark room, from the
+/// file alone.
+#[track_caller]
+pub fn look_at_plots(page: &Path) {
+    let (Some(mut node), Some(chromium)) = (tool("node"), tool("chromium")) else { return };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/report.mjs");
+    let (good, out, told) =
+        run(node.arg(script).arg(page).arg("4").env("CHROMIUM", chromium.get_program()));
+    assert!(good, "{}{told}", String::from_utf8_lossy(&out));
 }
