@@ -41,22 +41,24 @@ fn text(rows: &[CertificateRow], colours: bool) -> String {
     let mut table = Table::new([
         words("name"),
         words("state"),
-        numbers("days"),
+        numbers("days left"),
         words("expires"),
         words("key"),
         words("issuer"),
         words("hosts"),
     ]);
     let plain = |text: &str| (text.to_owned(), Colour::Plain);
+    // Of one that is absent only the name is known.
+    let known = |text: &str| plain(if text.is_empty() { "-" } else { text });
     for row in rows {
         let days = if row.validity == "absent" { "-" } else { &row.days_left.to_string() };
         table.row([
             plain(&row.name),
             state(row),
             plain(days),
-            plain(row.not_after.get(..10).unwrap_or(&row.not_after)),
-            plain(&row.key),
-            plain(&cut(&row.issuer, 28)),
+            known(row.not_after.get(..10).unwrap_or(&row.not_after)),
+            known(&row.key),
+            known(&cut(&row.issuer, 28)),
             plain(&hosts(row)),
         ]);
     }
@@ -118,10 +120,10 @@ mod tests {
         let text = text(&[absent, row("a", "expiring", 5), row("bb", "valid", 1)], false);
         assert_eq!(
             text,
-            "NAME  STATE     DAYS  EXPIRES     KEY          ISSUER  HOSTS\n\
-             c     absent       -                                   -\n\
-             a     expiring     9  2026-12-24  ECDSA P-256  CA      h0 h1 h2 +2\n\
-             bb    valid        9  2026-12-24  ECDSA P-256  CA      h0\n"
+            "NAME  STATE     DAYS LEFT  EXPIRES     KEY          ISSUER  HOSTS\n\
+             c     absent            -  -           -            -       -\n\
+             a     expiring          9  2026-12-24  ECDSA P-256  CA      h0 h1 h2 +2\n\
+             bb    valid             9  2026-12-24  ECDSA P-256  CA      h0\n"
         );
     }
 }

@@ -132,7 +132,7 @@ impl List<'_> {
             words("action"),
             numbers("count"),
             numbers("shadow refused"),
-            numbers("reject would"),
+            numbers("reject would refuse"),
             words("last seen"),
         ]);
         let plain = |text: &str| (text.to_owned(), Colour::Plain);
@@ -323,7 +323,8 @@ mod tests {
         let text = list(&[row("shop", "repair", 0)]).text();
         holds(
             &text,
-            "shop  response   obs-fold  repair     12               0            12  2026-11-23T04:30:00Z\n",
+            "SITE  DIRECTION  RULE      ACTION  COUNT  SHADOW REFUSED  REJECT WOULD REFUSE  LAST SEEN
+shop  response   obs-fold  repair     12               0                   12  2026-11-23T04:30:00Z\n",
         );
         holds(&text, "\"reject\" would refuse what has these 12 findings;");
         holds(&text, "shop response obs-fold: a folded line (RFC 9112 5.2)\n");

@@ -8,7 +8,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::client::EdgeArguments;
-use super::table::{Colour, bytes, colours, count, failed, milliseconds, paint, print, print_json};
+use super::table::{
+    Colour, bytes, colours, count, counted, failed, milliseconds, paint, print, print_json,
+};
 use crate::admin::{FailingEndpoint, Health, LatencyRow, Phase, Status};
 use crate::alarms::{Standing, Urgency, readable};
 
@@ -58,10 +60,12 @@ fn text(status: &Status, colours: bool) -> String {
     traffic(&mut out, status);
     for queue in status.queues.iter().filter(|q| q.depth > 0 || q.site.is_none()) {
         let site = queue.site.as_deref().map_or(String::new(), |site| format!(" of {site}"));
-        let oldest = milliseconds(queue.oldest_seconds * 1_000.0);
+        let oldest = match queue.depth {
+            0 => String::new(),
+            _ => format!(", the oldest for {}", milliseconds(queue.oldest_seconds * 1_000.0)),
+        };
         let (name, depth, limit) = (&queue.queue, queue.depth, queue.limit);
-        let text = format!("{name}{site}: {depth} of {limit} wait, the oldest for {oldest}");
-        line(&mut out, "queue", &text);
+        line(&mut out, "queue", &format!("{name}{site}: {depth} of {limit} wait{oldest}"));
     }
     for listener in &status.listeners {
         let (name, length, limit) = (&listener.listener, listener.length, listener.limit);
@@ -77,12 +81,27 @@ fn text(status: &Status, colours: bool) -> String {
         let failure = last_failure.as_ref().map_or(String::new(), |why| format!("; {why}"));
         line(&mut out, "", &format!("{url} of {site}: {state}{failure}"));
     }
-    for refusal in status.refusals.iter().filter(|r| r.per_second > 0.0).take(5) {
-        let (reason, rate) = (&refusal.reason, count(refusal.per_second));
-        line(&mut out, "refused", &format!("{rate}/s {reason}, {} in all", refusal.total));
-    }
+    refusals(&mut out, status);
     process(&mut out, status);
+    out.push_str("\na second and percentiles: of the last ten seconds; in all: since the start\n");
     out
+}
+
+/// The most frequent now; where nothing is refused now, what was most often, for who comes later.
+fn refusals(out: &mut String, status: &Status) {
+    let mut now = status.refusals.iter().filter(|r| r.per_second > 0.0).take(5).peekable();
+    if now.peek().is_none() {
+        let most = status.refusals.iter().max_by_key(|refusal| refusal.total);
+        let most = most.map_or(String::new(), |refusal| {
+            let all: u64 = status.refusals.iter().map(|refusal| refusal.total).sum();
+            format!("; {all} in all, most often {} ({})", refusal.reason, refusal.total)
+        });
+        line(out, "refused", &format!("nothing now{most}"));
+    }
+    for refusal in now {
+        let (reason, rate) = (&refusal.reason, count(refusal.per_second));
+        line(out, "refused", &format!("{rate}/s {reason}, {} in all", refusal.total));
+    }
 }
 
 fn head(out: &mut String, status: &Status, colours: bool) {
@@ -93,17 +112,16 @@ fn head(out: &mut String, status: &Status, colours: bool) {
     };
     let health = match status.health {
         Health::Ok => paint("well", Colour::Good, colours),
-        Health::Degraded => {
-            let alarms = status.alarms.len();
-            let plural = if alarms == 1 { "" } else { "s" };
-            paint(&format!("{alarms} alarm{plural}"), Colour::Bad, colours)
-        }
+        Health::Degraded => paint(&counted(status.alarms.len(), "alarm"), Colour::Bad, colours),
     };
     let up = readable(span(status.now_unix, status.started_unix));
     let _ = writeln!(
         out,
-        "sluss {}: {phase}, {health}; up {up}, generation {}, {} sites, {} certificates\n",
-        status.version, status.generation, status.sites, status.certificates
+        "sluss {}: {phase}, {health}; up {up}, generation {}, {}, {}\n",
+        status.version,
+        status.generation,
+        counted(status.sites, "site"),
+        counted(status.certificates, "certificate")
     );
 }
 
@@ -183,6 +201,7 @@ fn span(now_unix: i64, then_unix: i64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::{QueueRow, RefusalRow};
 
     #[test]
     fn a_screen_tells_state_alarms_and_traffic() {
@@ -204,6 +223,7 @@ mod tests {
         ));
         assert!(well.contains("connections 7 open (7 idle), 0/s new\n"), "{well}");
         assert!(well.contains("requests    1234/s, 0/s with 5xx\n"), "{well}");
+        assert!(well.contains("refused     nothing now\n"), "{well}");
         status.health = Health::Degraded;
         status.alarms.push(Standing {
             alarm: "upstreams-down".into(),
@@ -231,5 +251,37 @@ mod tests {
                      what to do: start it\n";
         assert!(degraded.contains(alarm), "{degraded}");
         assert!(text(&status, true).contains("\u{1b}[31mCRITICAL\u{1b}[0m"));
+    }
+
+    #[test]
+    fn queues_and_refusals_say_what_is_now_and_what_was() {
+        let queue = |depth| QueueRow {
+            queue: "handshake".into(),
+            site: None,
+            depth,
+            limit: 512,
+            oldest_seconds: 0.2,
+        };
+        let refusal = |reason: &str, total, per_second| RefusalRow {
+            reason: reason.into(),
+            side: "edge".into(),
+            total,
+            per_second,
+        };
+        let mut status = Status { sites: 1, certificates: 1, ..Status::default() };
+        status.queues = vec![queue(0)];
+        status.refusals =
+            vec![refusal("client-gone", 2, 0.0), refusal("handshake-queue-full", 7, 0.0)];
+        let calm = text(&status, false);
+        assert!(calm.contains("generation 0, 1 site, 1 certificate\n"), "{calm}");
+        assert!(calm.contains("queue       handshake: 0 of 512 wait\n"), "{calm}");
+        let before = "refused     nothing now; 9 in all, most often handshake-queue-full (7)\n";
+        assert!(calm.contains(before), "{calm}");
+        status.queues = vec![queue(3)];
+        status.refusals[0].per_second = 0.5;
+        let busy = text(&status, false);
+        assert!(busy.contains(" 3 of 512 wait, the oldest for 200 ms\n"), "{busy}");
+        assert!(busy.contains("refused     0.50/s client-gone, 2 in all\n"), "{busy}");
+        assert!(!busy.contains("nothing now"), "{busy}");
     }
 }

@@ -162,6 +162,12 @@ pub(super) fn bytes(value: u64) -> String {
     if unit == "B" { format!("{value} B") } else { format!("{scaled:.1} {unit}") }
 }
 
+/// `1 site`, `3 sites`.
+pub(super) fn counted(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
 /// `words` cut to `width` characters, with `…` where something is missing.
 pub(super) fn cut(words: &str, width: usize) -> String {
     if words.chars().count() <= width {
@@ -211,6 +217,7 @@ mod tests {
         assert_eq!(all, ["0.52", "7", "73.3", "1234", "12.3k", "4.5M"]);
         assert_eq!([0.5, 54.2, 1_200.0].map(milliseconds), ["0.50 ms", "54 ms", "1.2 s"]);
         assert_eq!([12, 9_646_899].map(bytes), ["12 B", "9.2 MiB"]);
+        assert_eq!([0, 1, 2].map(|n| counted(n, "site")), ["0 sites", "1 site", "2 sites"]);
         assert_eq!((cut("abc", 3), cut("abcd", 3)), ("abc".into(), "ab…".into()));
     }
 }
