@@ -57,15 +57,7 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request) -> Response {
             blocking(admin, move |admin| json(&question.answer(admin.view.sites()))).await
         }
         "/api/certificates" => blocking(admin, |admin| json(&admin.view.certificates())).await,
-        "/api/findings" => {
-            let site = parameter(&request, "site");
-            blocking(admin, move |admin| {
-                let mut rows = admin.view.findings();
-                rows.retain(|row| site.as_ref().is_none_or(|site| row.site == *site));
-                json(&rows)
-            })
-            .await
-        }
+        "/api/findings" => findings(admin, &request).await,
         "/api/reload" if is_reload => reload(admin).await,
         "/api/reload" => reloads(admin),
         _ => text(StatusCode::NOT_FOUND, "nothing here\n"),
@@ -85,6 +77,25 @@ where
     let admin = admin.clone();
     let done = tokio::task::spawn_blocking(move || work(&admin)).await;
     done.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "failed\n"))
+}
+
+/// With `limit` the most frequent: a store of many sites is megabytes.
+async fn findings(admin: &Arc<Admin>, request: &Request) -> Response {
+    let site = parameter(request, "site");
+    let limit = match number(request, "limit") {
+        Ok(limit) => limit,
+        Err(why) => return text(StatusCode::BAD_REQUEST, why),
+    };
+    blocking(admin, move |admin| {
+        let mut rows = admin.view.findings();
+        rows.retain(|row| site.as_ref().is_none_or(|site| row.site == *site));
+        if let Some(limit) = limit {
+            rows.sort_by_key(|row| std::cmp::Reverse(row.count));
+            rows.truncate(limit);
+        }
+        json(&rows)
+    })
+    .await
 }
 
 async fn metrics(admin: &Arc<Admin>) -> Response {
@@ -200,6 +211,16 @@ fn parameter(request: &Request, name: &str) -> Option<String> {
     pairs.find(|(key, _)| *key == name).map(|(_, value)| percent_decode(value))
 }
 
+/// The value of a query parameter that is a number, where there is one.
+fn number(request: &Request, name: &str) -> Result<Option<usize>, String> {
+    match parameter(request, name).as_deref() {
+        None | Some("") => Ok(None),
+        Some(text) => {
+            text.parse().map(Some).map_err(|_| format!("{name}={text}: expected a number\n"))
+        }
+    }
+}
+
 fn percent_decode(text: &str) -> String {
     let (bytes, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
     while at < bytes.len() {
@@ -247,12 +268,6 @@ struct Question {
 impl Question {
     /// What cannot be meant is told, not ignored: the answer would be to another question.
     fn read(request: &Request) -> Result<Question, String> {
-        let number = |name: &str| match parameter(request, name).as_deref() {
-            None | Some("") => Ok(None),
-            Some(text) => {
-                text.parse().map(Some).map_err(|_| format!("{name}={text}: expected a number\n"))
-            }
-        };
         let sort = parameter(request, "sort").unwrap_or_default();
         if !sort.is_empty() && !SORTS.contains(&sort.as_str()) {
             return Err(format!("sort={sort}: expected one of {}\n", SORTS.join(", ")));
@@ -261,8 +276,8 @@ impl Question {
             text: parameter(request, "q").unwrap_or_default().to_lowercase(),
             sort,
             ascending: parameter(request, "order").as_deref() == Some("asc"),
-            from: number("from")?.unwrap_or(0),
-            limit: number("limit")?,
+            from: number(request, "from")?.unwrap_or(0),
+            limit: number(request, "limit")?,
             troubled: parameter(request, "troubled").as_deref() == Some("1"),
         })
     }

@@ -56,8 +56,9 @@ impl View for Told {
     }
 
     fn findings(&self) -> Vec<FindingRow> {
-        let row = |site: &str| FindingRow { site: site.into(), ..FindingRow::default() };
-        vec![row("s0"), row("s1")]
+        let row =
+            |site: &str, count| FindingRow { site: site.into(), count, ..FindingRow::default() };
+        vec![row("s0", 1), row("s1", 3), row("s2", 2)]
     }
 
     fn reloads(&self) -> Vec<ReloadRow> {
@@ -171,6 +172,10 @@ async fn sites_and_findings_can_be_narrowed() {
         serde_json::from_value(pages.json("/api/sites?q=S1.exa&limit=1").await).unwrap();
     assert_eq!((page.total, page.sites[0].summary.site.as_str()), (1, "s1"));
     assert_eq!(pages.json("/api/findings?site=s1").await.as_array().unwrap().len(), 1);
+    let most = pages.json("/api/findings?limit=2").await;
+    let sites = [&most[0]["site"], &most[1]["site"], &most[2]["site"]];
+    assert_eq!(sites, [&"s1".into(), &"s2".into(), &serde_json::Value::Null]);
+    assert_eq!(pages.ask("GET", "/api/findings?limit=x", "").await.0, 400);
 }
 
 #[tokio::test]

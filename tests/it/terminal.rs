@@ -118,6 +118,24 @@ fn top_leaves_the_terminal_clean_on_a_key_and_on_a_signal() {
 }
 
 #[test]
+fn top_tells_why_work_is_turned_away_and_what_is_odd() {
+    let edge = Edge::before(Origin::echo().url());
+    let mut visitor = edge.connect("a.test");
+    visitor.send("GET / HTTP/1.1\r\nHost: a.test\r\nContent-Length: +5\r\n\r\n");
+    assert_eq!(visitor.response().status(), 400);
+    let mut top = top(&edge);
+    for (key, word) in [(b"x", "head-malformed"), (b"f", "content-length-invalid")] {
+        top.keys.write_all(key).unwrap();
+        eventually(word, || top.shown().contains(word));
+        // Back to the sites: what stood there before is not drawn anew.
+        top.keys.write_all(b"\x7f").unwrap();
+    }
+    top.keys.write_all(b"q").unwrap();
+    assert!(top.ends().success());
+    top.is_clean();
+}
+
+#[test]
 fn top_leaves_the_terminal_clean_when_the_edge_stays_away() {
     let edge = Edge::before(Origin::echo().url());
     let mut left = top(&edge);

@@ -8,15 +8,15 @@ use ratatui::widgets::{Paragraph, Row, Sparkline, Table, TableState, Wrap};
 
 use crate::admin::{Health, SiteRow, Status};
 use crate::alarms::{Standing, Urgency, readable};
-use crate::cli::table::{bytes, count, milliseconds};
+use crate::cli::table::{bytes, count, counted, milliseconds};
 
 use super::model::{COLUMNS, Input, Model, View};
+use super::reasons;
 
 /// Alarms shown above the numbers; all of them with `a`.
 const ALARMS_SHOWN: usize = 3;
 
-const KEYS: &str =
-    "q quit  / filter  s S sort  r reverse  t troubled  Enter site  a alarms  ? help";
+const KEYS: &str = "q quit  / filter  s sort  t troubled  a alarms  x refusals  f findings  ? help";
 
 /// Draws everything.
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) {
@@ -38,6 +38,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) {
         View::Sites => draw_sites(frame, body, model),
         View::Site => draw_text(frame, body, model, site_lines(model.site())),
         View::Alarms => draw_text(frame, body, model, all_alarm_lines(&model.status)),
+        View::Refusals => reasons::draw_refusals(frame, body, &model.status, model.scroll),
+        View::Findings => {
+            reasons::draw_findings(frame, body, model.findings.as_deref(), model.scroll);
+        }
         View::Help => draw_text(frame, body, model, help_lines()),
     }
     frame.render_widget(foot_line(model), foot);
@@ -53,11 +57,11 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) {
     }
 }
 
-fn bold() -> Style {
+pub(super) fn bold() -> Style {
     Style::new().add_modifier(Modifier::BOLD)
 }
 
-fn dim() -> Style {
+pub(super) fn dim() -> Style {
     Style::new().add_modifier(Modifier::DIM)
 }
 
@@ -75,8 +79,10 @@ fn head_line(model: &Model) -> Line<'_> {
     let seconds = status.now_unix.saturating_sub(status.started_unix).max(0).unsigned_abs();
     let up = readable(std::time::Duration::from_secs(seconds));
     let rest = format!(
-        "  up {up}, generation {}, {} sites, {} certificates",
-        status.generation, status.sites, status.certificates
+        "  up {up}, generation {}, {}, {}",
+        status.generation,
+        counted(status.sites, "site"),
+        counted(status.certificates, "certificate")
     );
     Line::from(vec![Span::styled("sluss ", bold()), health, Span::raw(rest)])
 }
@@ -105,7 +111,7 @@ fn alarm_line(alarm: &Standing, now_unix: i64) -> Line<'_> {
 }
 
 /// What comes from elsewhere cannot command the terminal.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
@@ -122,8 +128,11 @@ fn number_lines(status: &Status) -> Vec<Line<'_>> {
     };
     let mut queues = status.queues.iter().map(|queue| {
         let site = queue.site.as_deref().map_or(String::new(), |site| format!(" {site}"));
-        let oldest = milliseconds(queue.oldest_seconds * 1_000.0);
-        format!("{}{site} {}/{} oldest {oldest}", queue.queue, queue.depth, queue.limit)
+        let oldest = match queue.depth {
+            0 => String::new(),
+            _ => format!(" oldest {}", milliseconds(queue.oldest_seconds * 1_000.0)),
+        };
+        format!("{}{site} {}/{}{oldest}", queue.queue, queue.depth, queue.limit)
     });
     let queues: Vec<String> = queues.by_ref().take(2).collect();
     let kernel = status.listeners.iter().max_by_key(|listener| listener.length);
@@ -280,7 +289,7 @@ fn site_row<'s>(site: &'s SiteRow, shown: &[usize]) -> Row<'s> {
 }
 
 fn draw_text(frame: &mut Frame<'_>, area: Rect, model: &Model, lines: Vec<Line<'_>>) {
-    let text = Paragraph::new(lines).wrap(Wrap { trim: false }).scroll((model.scroll, 0));
+    let text = Paragraph::new(lines).wrap(Wrap { trim: false }).scroll((model.scroll as u16, 0));
     frame.render_widget(text, area);
 }
 
@@ -355,13 +364,15 @@ fn all_alarm_lines(status: &Status) -> Vec<Line<'_>> {
 fn help_lines() -> Vec<Line<'static>> {
     [
         "q, Esc, Ctrl-C   leave",
-        "up, down, k, j   select a site (PgUp, PgDn: ten); scroll a text",
+        "up, down, k, j   select a site (PgUp, PgDn: ten); scroll what is shown else",
         "Enter            show the selected site; back",
         "/                filter by site, host or customer; Enter keeps, Esc clears",
         "s, right         sort by the next column; S, left: by the one before",
         "r                reverse the order",
         "t                only sites with waiting requests, broken files or endpoints down",
         "a                all alarms, with what they mean and what to do",
+        "x                refusals: why work was turned away, the most frequent now first",
+        "f                findings: odd heads by site and rule, the most frequent first",
         "",
         "Rates and percentiles are those of the last ten seconds.",
     ]
@@ -377,10 +388,11 @@ fn foot_line(model: &Model) -> Line<'_> {
     let shown = model.page.sites.len();
     let filter = match (model.filter.is_empty(), model.troubled) {
         (true, false) => String::new(),
-        (true, true) => format!(" [troubled: {shown}]"),
-        (false, _) => format!(" [{}: {shown} of {}]", clean(&model.filter), model.page.total),
+        (true, true) => format!("[troubled: {shown}]  "),
+        (false, _) => format!("[{}: {shown} of {}]  ", clean(&model.filter), model.page.total),
     };
-    Line::styled(format!("{KEYS}{filter}"), dim())
+    // The keys fill 80 columns: what is hidden is told before them.
+    Line::from(vec![Span::styled(filter, bold()), Span::styled(KEYS, dim())])
 }
 
 #[cfg(test)]
@@ -467,7 +479,16 @@ mod tests {
         assert!(lines[7].contains("handshake 3/512 oldest 200 ms"), "{screen}");
         assert!(lines[13].starts_with("SITE") && lines[13].ends_with("ENDPOINTS"), "{screen}");
         assert!(lines[14].starts_with("site-00000") && lines[14].ends_with("1 up"), "{screen}");
-        assert!(lines[23].starts_with("q quit"), "{screen}");
+        assert_eq!(lines[23], KEYS, "all of them");
+    }
+
+    #[test]
+    fn what_a_filter_hides_is_told_on_80_columns() {
+        let mut model = model();
+        model.troubled = true;
+        assert!(screen(&model, 80, 24).contains("\n[troubled: 50]  q quit"));
+        model.filter = "shop".into();
+        assert!(screen(&model, 80, 24).contains("\n[shop: 50 of 50]  q quit"));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod draw;
 mod model;
+mod reasons;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
@@ -23,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::EdgeArguments;
 use super::table::{colours, failed};
-use crate::admin::{SitesPage, Status};
+use crate::admin::{FindingRow, SitesPage, Status};
 use model::{Model, Wish};
 
 /// Between two questions to the edge.
@@ -53,9 +54,11 @@ pub(super) struct Arguments {
 struct Question {
     since: i64,
     sites: String,
+    findings: Option<String>,
 }
 
-type Answer = Result<(Status, SitesPage)>;
+/// What the edge says; of findings only where they were asked for.
+type Answer = Result<(Status, SitesPage, Option<Vec<FindingRow>>)>;
 
 /// Exit code 1 where the edge is not running or stays away, or there is no terminal.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
@@ -72,7 +75,7 @@ fn watch(arguments: &Arguments) -> Result<()> {
     let mut model = Model::default();
     model.plain = !colours();
     // The first answer comes before the screen is taken: where nobody runs, it stays as it was.
-    let (status, page) = ask(&arguments.edge, &question(&model))?;
+    let (status, page, _) = ask(&arguments.edge, &question(&model))?;
     model.update(status, page);
     let (questions, next) = sync_channel(QUESTIONS_MAX);
     let (answer, answers) = sync_channel(1);
@@ -125,14 +128,15 @@ fn latest(questions: &Receiver<Question>) -> Option<Question> {
 }
 
 fn question(model: &Model) -> Question {
-    Question { since: model.since(), sites: model.sites_path() }
+    Question { since: model.since(), sites: model.sites_path(), findings: model.findings_path() }
 }
 
 /// Finds the edge anew each time: after a restart it may listen elsewhere.
 fn ask(edge: &EdgeArguments, question: &Question) -> Answer {
     let edge = edge.find()?;
     let status = edge.json(&format!("/api/status?since={}", question.since))?;
-    Ok((status, edge.json(&question.sites)?))
+    let findings = question.findings.as_ref().map(|path| edge.json(path)).transpose()?;
+    Ok((status, edge.json(&question.sites)?, findings))
 }
 
 /// Puts a question. Where the edge is slow and some wait already, the next one does.
@@ -160,8 +164,9 @@ fn show(
             asked = Instant::now();
         }
         match answers.recv_timeout(Duration::ZERO) {
-            Ok(Ok((status, page))) => {
+            Ok(Ok((status, page, findings))) => {
                 model.update(status, page);
+                model.findings = findings.or(model.findings.take());
                 answered = Instant::now();
             }
             Ok(Err(error)) => model.lost = Some(format!("{error:#}")),

@@ -4,10 +4,16 @@ use std::fmt::Write as _;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use crate::admin::{SiteRow, SitesPage, Status};
+use crate::admin::{FindingRow, SiteRow, SitesPage, Status};
 
 /// Sites asked for: more than any terminal has lines.
 const SITES_MAX: usize = 200;
+
+/// Findings asked for, the most frequent.
+const FINDINGS_MAX: usize = 200;
+
+/// A text is scrolled no further.
+const LINES_MAX: usize = 1_000;
 
 /// A filter that is longer is a mistake.
 const FILTER_BYTES_MAX: usize = 100;
@@ -35,6 +41,10 @@ pub(super) enum View {
     Site,
     /// All alarms with their meaning and remedy.
     Alarms,
+    /// Why work is turned away, and how often.
+    Refusals,
+    /// What was odd about heads, and how often.
+    Findings,
     /// The keys.
     Help,
 }
@@ -62,6 +72,8 @@ pub(super) enum Wish {
 pub(super) struct Model {
     pub(super) status: Status,
     pub(super) page: SitesPage,
+    /// The most frequent findings; `None` until they are known.
+    pub(super) findings: Option<Vec<FindingRow>>,
     /// Requests and p99 of the last minutes, a value a second.
     pub(super) requests: Vec<u64>,
     pub(super) latency: Vec<u64>,
@@ -76,7 +88,7 @@ pub(super) struct Model {
     pub(super) selected: usize,
     /// The site that is shown alone: its line may move or go meanwhile.
     drilled: String,
-    pub(super) scroll: u16,
+    pub(super) scroll: usize,
     /// Why the last question was not answered.
     pub(super) lost: Option<String>,
     /// Without colours (<https://no-color.org>).
@@ -89,6 +101,7 @@ impl Default for Model {
             plain: false,
             status: Status::default(),
             page: SitesPage::default(),
+            findings: None,
             requests: Vec::new(),
             latency: Vec::new(),
             last: 0,
@@ -143,6 +156,11 @@ impl Model {
         let filter = encoded(&self.filter);
         let column = COLUMNS[self.column].0;
         format!("/api/sites?sort={column}&order={order}&limit={SITES_MAX}&q={filter}{troubled}")
+    }
+
+    /// The path of the next question about findings; none while they are not looked at.
+    pub(super) fn findings_path(&self) -> Option<String> {
+        (self.view == View::Findings).then(|| format!("/api/findings?limit={FINDINGS_MAX}"))
     }
 
     /// The site that is shown alone.
@@ -201,6 +219,11 @@ impl Model {
             KeyCode::Enter if self.view == View::Sites => return self.drill(),
             KeyCode::Enter => return self.leave(),
             KeyCode::Char('a') => self.toggle(View::Alarms),
+            KeyCode::Char('x') => self.toggle(View::Refusals),
+            KeyCode::Char('f') => {
+                self.toggle(View::Findings);
+                return Wish::Ask;
+            }
             KeyCode::Char('?' | 'h') => self.toggle(View::Help),
             KeyCode::Char('/') => {
                 self.show(View::Sites);
@@ -243,15 +266,17 @@ impl Model {
         Wish::Ask
     }
 
-    /// In the table the selection moves, elsewhere the text.
+    /// In the table of sites the selection moves, elsewhere what is shown.
     fn move_by(&mut self, lines: i32) {
-        if self.view == View::Sites {
-            let last = self.page.sites.len().saturating_sub(1);
-            self.selected = self.selected.saturating_add_signed(lines as isize).min(last);
-        } else {
-            let scroll = i32::from(self.scroll).saturating_add(lines).clamp(0, 1_000);
-            self.scroll = scroll as u16;
-        }
+        let lines = lines as isize;
+        let (at, all) = match self.view {
+            View::Sites => (self.selected, self.page.sites.len()),
+            View::Refusals => (self.scroll, self.status.refusals.len()),
+            View::Findings => (self.scroll, self.findings.as_ref().map_or(0, Vec::len)),
+            View::Site | View::Alarms | View::Help => (self.scroll, LINES_MAX),
+        };
+        let moved = at.saturating_add_signed(lines).min(all.saturating_sub(1));
+        if self.view == View::Sites { self.selected = moved } else { self.scroll = moved }
     }
 }
 
@@ -300,6 +325,23 @@ mod tests {
         press(&mut model, &[KeyCode::Esc, KeyCode::Char('a'), KeyCode::Char('j')]);
         assert_eq!((model.view, model.scroll), (View::Alarms, 1));
         assert_eq!(press(&mut model, &[KeyCode::Char('q')]), Wish::Quit);
+    }
+
+    #[test]
+    fn refusals_and_findings_are_a_key_away_and_scroll_within_their_rows() {
+        let mut model = Model::default();
+        assert_eq!(model.findings_path(), None, "nobody looks at them");
+        assert_eq!(press(&mut model, &[KeyCode::Char('f')]), Wish::Ask);
+        assert_eq!(model.findings_path().as_deref(), Some("/api/findings?limit=200"));
+        model.findings = Some(vec![FindingRow::default(); 3]);
+        press(&mut model, &[KeyCode::PageDown]);
+        assert_eq!(model.scroll, 2);
+        press(&mut model, &[KeyCode::Char('x')]);
+        assert_eq!((model.view, model.scroll), (View::Refusals, 0));
+        press(&mut model, &[KeyCode::Down]);
+        assert_eq!(model.scroll, 0, "nothing was turned away");
+        press(&mut model, &[KeyCode::Char('x')]);
+        assert_eq!((model.view, model.findings_path()), (View::Sites, None));
     }
 
     #[test]
