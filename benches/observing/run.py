@@ -2,14 +2,16 @@
 """Measures what it costs to be seen: CPU time of the edge per request with everything on against everything off.
 
     cargo build --release
-    python3 benches/observing/run.py                 # 20 rounds of twice 1 s for each: 5 minutes
+    python3 benches/observing/run.py                 # 20 rounds of twice 1 s for each: 9 minutes
 
-Three edges stand side by side and take turns: `off` (no access log, nobody scrapes), `on` (JSON access log in a file, a shadow
+Four edges stand side by side and take turns: `off` (no access log, nobody scrapes), `on` (JSON access log in a file, a shadow
 profile, a scrape and a look at the status every second) and `odd` (as `on`, and each answer has a field that is found and
 reported). Counters cannot be turned off: `cargo bench --bench observing` has their share. A round goes through the edges forth
-and back, so that what drifts on the machine is the same for all; the figure to quote is the ratio to `off` in the same round,
-median over the rounds, with its quartiles. The last line is PASS where `on` stays within 5 % for both protocols, else FAIL, and the
-exit status 1. Edges on CPU 0, load and origin on CPU 1; needs nginx, h2load, openssl, taskset.
+and back, so that what drifts on the machine is the same for all, and starts them anew, so that none is dearer in all rounds for
+where its memory happens to lie; the figure to quote is the ratio to `off` in the same round, median over the rounds, with its
+quartiles. `again` is a second `off`: its quartiles tell what the machine can tell. The last line is PASS where `on` stays within
+5 % for both protocols, else FAIL, and the exit status 1. Edges on CPU 0, load and origin on CPU 1; needs nginx, h2load, openssl,
+taskset.
 """
 import argparse, json, os, pathlib, shutil, signal, statistics, sys, tempfile, threading, urllib.request
 
@@ -23,11 +25,14 @@ def cpu_seconds(pid):
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
+OFF = ("off", "again")
+
+
 class Edge:
-    def __init__(self, folder, name, origin):
+    def __init__(self, folder, number, name, origin):
         self.port, self.admin, self.stop = peers.free_port(), peers.free_port(), threading.Event()
         self.path = "/odd" if name == "odd" else "/1k"
-        base = pathlib.Path(folder) / name
+        base = pathlib.Path(folder) / f"{name}-{number}"
         (base / "sites").mkdir(parents=True)
         (base / "certs/bench").mkdir(parents=True)
         shutil.copy(f"{folder}/ecdsa.crt", base / "certs/bench/fullchain.pem")
@@ -41,7 +46,7 @@ http = []
 admin = "127.0.0.1:{self.admin}"
 [runtime]
 threads = 1
-""" + ('[log]\naccess = "off"\n' if name == "off" else seen)
+""" + ('[log]\naccess = "off"\n' if name in OFF else seen)
         (base / "sluss.toml").write_text(main)
         self.base, self.name = base, name
         log = open(base / "out", "w")
@@ -59,13 +64,13 @@ threads = 1
         shape = ["--h1", "-c", "64"] if protocol == "h1" else ["-c", "16", "-m", "32"]
         self.stop.clear()
         watcher = threading.Thread(target=self.watch)
-        if self.name != "off":
+        if self.name not in OFF:
             watcher.start()
         before = cpu_seconds(self.child.pid)
         count = scenarios.h2load(self.port, self.path, *shape, "-D", str(seconds), "--warm-up-time", "0").count
         cost = (cpu_seconds(self.child.pid) - before) * 1e6 / count
         self.stop.set()
-        if self.name != "off":
+        if self.name not in OFF:
             watcher.join()
         if (log := self.base / "access.log").exists():
             with open(log, "w"):
@@ -77,9 +82,52 @@ threads = 1
         return json.loads(text)["access_log"]["dropped"]
 
 
+    def end(self):
+        self.child.terminate()
+        try:
+            self.child.wait(10)
+        except peers.subprocess.TimeoutExpired:
+            self.child.kill()
+        shutil.rmtree(self.base, ignore_errors=True)
+
+
+def measure(folder, number, origin, rows):
+    """One round of new edges; how many log lines were lost in it."""
+    edges = []
+    try:
+        for name in ("off", "again", "on", "odd"):
+            edges.append(Edge(folder, number, name, origin))
+        for protocol in rows:
+            for edge in edges:
+                edge.measure(protocol, 1)
+            forth = [edge.measure(protocol, ARGS.seconds) for edge in edges]
+            back = [edge.measure(protocol, ARGS.seconds) for edge in reversed(edges)]
+            for edge, one, other in zip(edges, forth, reversed(back)):
+                rows[protocol].setdefault(edge.name, []).append((one + other) / 2)
+        return sum(edge.lines_lost() for edge in edges)
+    finally:
+        for edge in edges:
+            edge.end()
+
+
+def tell(protocol, row):
+    """Prints what a protocol's rounds gave; whether `on` stays within 5 %."""
+    print(f"\n{protocol}: CPU us per request, median (least to most); ratio to off in the same round, median (quartiles)")
+    within = False
+    for name, costs in row.items():
+        ratios = [mine / off for mine, off in zip(costs, row["off"])]
+        low, ratio, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        if name == "on":
+            within = ratio <= 1.05
+        print(f"  {name:5} {statistics.median(costs):7.2f}  ({min(costs):.2f} to {max(costs):.2f})  {ratio:.3f} ({low:.3f} to {high:.3f})",
+              flush=True)
+    return within
+
+
 def main():
-    folder, started = tempfile.mkdtemp(prefix="sluss-observing-"), []
+    folder = tempfile.mkdtemp(prefix="sluss-observing-")
     os.chmod(folder, 0o755)  # nginx reads its files as another user
+    origin = None
     try:
         peers.certificate(folder, "ecdsa", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
         site = peers.Peers(folder, "ecdsa", ARGS.sluss)
@@ -89,39 +137,17 @@ def main():
   server {{ listen 127.0.0.1:{site.origin} backlog=4096; root {folder}/www;
     location = /odd {{ try_files /1k =404; add_header X-Title "caf\u00e9"; }} }} }}"""
         command = ["nginx", "-p", folder, "-e", f"{folder}/origin.log", "-c"]
-        started.append(site.spawn("origin", conf, command, 1, site.origin))
-        edges = []
-        for name in ("off", "on", "odd"):
-            edges.append(Edge(folder, name, site.origin))
-            started.append(edges[-1].child)
-        within = []
-        for protocol in ("h1", "h2"):
-            rows = {edge.name: [] for edge in edges}
-            for edge in edges:
-                edge.measure(protocol, 1)
-            for _ in range(ARGS.rounds):
-                forth = [edge.measure(protocol, ARGS.seconds) for edge in edges]
-                back = [edge.measure(protocol, ARGS.seconds) for edge in reversed(edges)]
-                for edge, one, other in zip(edges, forth, reversed(back)):
-                    rows[edge.name].append((one + other) / 2)
-            print(f"\n{protocol}: CPU us per request, median (least to most); ratio to off in the same round, median (quartiles)")
-            for name, row in rows.items():
-                ratios = [mine / off for mine, off in zip(row, rows["off"])]
-                low, ratio, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-                if name == "on":
-                    within.append(ratio <= 1.05)
-                print(f"  {name:4} {statistics.median(row):7.2f}  ({min(row):.2f} to {max(row):.2f})  {ratio:.3f} ({low:.3f} to {high:.3f})",
-                      flush=True)
-        print("\nlog lines lost:", sum(edge.lines_lost() for edge in edges))
+        origin = site.spawn("origin", conf, command, 1, site.origin)
+        rows = {"h1": {}, "h2": {}}
+        lost = sum(measure(folder, number, site.origin, rows) for number in range(ARGS.rounds))
+        within = [tell(protocol, row) for protocol, row in rows.items()]
+        print("\nlog lines lost:", lost)
         print("PASS" if all(within) else "FAIL", " everything on costs at most 5 % more CPU time a request than off")
         return all(within)
     finally:
-        for child in reversed(started):
-            child.send_signal(signal.SIGTERM)
-            try:
-                child.wait(10)
-            except peers.subprocess.TimeoutExpired:
-                child.kill()
+        if origin:
+            origin.send_signal(signal.SIGTERM)
+            origin.wait(10)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -2,8 +2,9 @@
 //!
 //! The serving thread formats a record straight into its own buffer (a lock that nobody else holds
 //! but for the moment of a swap) and goes on: no system call, no allocation once the buffer has
-//! grown. One writer thread takes the buffers every `PAUSE` and writes them. States of a line:
-//! in a buffer; taken (with the writer); written, or lost. A line is lost, and counted, where its
+//! grown. One writer thread takes the buffers every `PAUSE`, sooner where one fills up, and writes
+//! them; it rests, and has to be woken, once no line came in a `PAUSE`. States of a line: in a
+//! buffer; taken (with the writer); written, or lost. A line is lost, and counted, where its
 //! thread's buffer is full because the device is slower than the traffic, and where the device
 //! refuses it. Lines of one thread keep their order; between threads it may differ by `PAUSE`.
 //!
@@ -35,7 +36,7 @@ const BUFFER_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// At this fill the writer is told to come at once: what it writes is still in the processor's
 /// cache, and the next lines come into memory that is there too.
-const BUFFER_BYTES_HURRY: usize = 128 * 1024;
+const BUFFER_BYTES_HURRY: usize = 256 * 1024;
 
 /// A write that takes longer is a stalled device.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
@@ -72,7 +73,7 @@ struct Counts {
 /// What the serving threads and the writer share.
 struct Shared {
     shards: Box<[Shard]>,
-    /// Lines stand somewhere and the writer knows it, so that only the first of a batch wakes it.
+    /// The writer comes by itself, so that only the first line after a while without any wakes it.
     pending: AtomicBool,
     reopen: AtomicBool,
     closing: AtomicBool,

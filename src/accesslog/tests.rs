@@ -239,6 +239,21 @@ fn lines_of_all_threads_arrive_whole_and_a_rename_is_followed() {
 }
 
 #[test]
+fn a_line_is_written_whether_the_writer_rests_or_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = Target::File(folder.path().join("access.log"));
+    let log = AccessLog::new(Format::Text, target, 1).unwrap();
+    let shared = log.shared.clone().unwrap();
+    for count in 1..=12 {
+        log.log(&record());
+        wait_until("the line", || log.state().written == count);
+        if count % 2 == 0 {
+            wait_until("the writer's rest", || !shared.pending.load(Relaxed));
+        }
+    }
+}
+
+#[test]
 fn a_stalled_pipe_costs_lines_but_never_time() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pipe");

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use std::time::{Duration, Instant};
 
 use super::{PAUSE, Shared, Target, lock};
@@ -34,38 +34,48 @@ impl Writer {
         Ok(Some(Writer { device, torn: false }))
     }
 
-    /// Until the log is closed: wait for a first line, wait a little for more, write all.
+    /// Until the log is closed: wait for a first line, then write all there is every `PAUSE`, until
+    /// nothing has come in one.
     pub(super) fn run(mut self, shared: &Shared) {
         let mut batch = Vec::new();
+        let mut last_look = false;
         loop {
             // Read before the buffers are taken: what was logged before it was set is written.
             let closing = shared.closing.load(Relaxed);
             let reopen = shared.reopen.swap(false, Relaxed);
-            // Cleared before the buffers are taken: a line that comes later wakes the thread anew.
-            shared.pending.swap(false, std::sync::atomic::Ordering::AcqRel);
-            let failed = self.drain(shared, &mut batch).is_err();
+            let drained = self.drain(shared, &mut batch);
             if reopen {
                 self.reopen(shared);
             }
             if closing {
                 return;
             }
-            if failed {
-                std::thread::sleep(BACK_OFF);
-                continue;
+            match drained {
+                Err(_) => std::thread::sleep(BACK_OFF),
+                // It comes again by itself: while the flag is set no line wakes it.
+                Ok(true) => {
+                    shared.pending.store(true, Relaxed);
+                    pause(shared);
+                }
+                // From here on a line wakes it; what came just before is seen by one more look.
+                Ok(false) if !last_look => {
+                    shared.pending.swap(false, AcqRel);
+                    last_look = true;
+                    continue;
+                }
+                Ok(false) => {
+                    std::thread::park();
+                    pause(shared);
+                }
             }
-            if !shared.pending.load(Relaxed) && !shared.reopen.load(Relaxed) {
-                std::thread::park();
-            }
-            if !shared.closing.load(Relaxed) && !shared.reopen.load(Relaxed) {
-                std::thread::park_timeout(PAUSE);
-            }
+            last_look = false;
         }
     }
 
     /// Takes and writes each thread's buffer. On a failure the taken lines are lost; the other
-    /// buffers stay as they are for the next time.
-    fn drain(&mut self, shared: &Shared, batch: &mut Vec<u8>) -> io::Result<()> {
+    /// buffers stay as they are for the next time. Whether there were any.
+    fn drain(&mut self, shared: &Shared, batch: &mut Vec<u8>) -> io::Result<bool> {
+        let mut any = false;
         for shard in &shared.shards {
             batch.clear();
             let lines = {
@@ -76,6 +86,7 @@ impl Writer {
             if batch.is_empty() {
                 continue;
             }
+            any = true;
             lock(&shared.status).writing_since = Some(Instant::now());
             let outcome = self.write(batch);
             let mut status = lock(&shared.status);
@@ -95,7 +106,7 @@ impl Writer {
                 }
             }
         }
-        Ok(())
+        Ok(any)
     }
 
     /// Writes all of `bytes`, or tells how many went out before the error.
@@ -144,6 +155,13 @@ impl Writer {
             Device::Stdout => "standard output".to_owned(),
             Device::File { path, .. } => path.display().to_string(),
         }
+    }
+}
+
+/// Lets lines come together, unless somebody waits for the end or for a new file.
+fn pause(shared: &Shared) {
+    if !shared.closing.load(Relaxed) && !shared.reopen.load(Relaxed) {
+        std::thread::park_timeout(PAUSE);
     }
 }
 
