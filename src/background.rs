@@ -5,7 +5,7 @@
 
 use std::thread;
 
-/// The lowest there is; handshake threads stand at 10.
+/// The lowest there is; handshake threads stand at 10 by default.
 pub const NICE_LOWEST: i32 = 19;
 
 /// The calling thread takes from now on only what others leave.

@@ -17,9 +17,9 @@
 
 The proxy has CPU 0, load and origins CPU 1. The capacity is found first, as in run.py. Each experiment is one open-loop run:
 the usual visitors alone, then beside the flood. Exit status 1 where sluss misses a goal, or where the control misses none:
-that is sluss with all sites one customer (in `upstream`: one site), queues that hold all and let nobody go, and handshake
-threads without their lower priority. The peers are judged alike, for comparison; they know no sites before the handshake,
-nor a queue for each site's requests. Clients of the flood give up after 1.5 s, the others after 5 s.
+that is sluss with fairness, deadline and isolation switched off in its configuration: one line of all handshakes in order of arrival
+(in `upstream`: one site), queues that hold all and let nobody go, handshake threads of the same priority. The peers are judged alike, for comparison; they know no sites before the handshake,
+nor a queue for each site's requests. Clients of the flood and those who resume give up after 1.5 s, the others after 5 s.
 
 Needs what run.py needs. Loopback only; everything started here is ended here, by its process id.
 """
@@ -33,7 +33,7 @@ BEFORE = 5
 SITES, NAMES = 20, 9_999
 # The slow site's server: so many at a time, seconds for each.
 WORKERS, DELAY = 16, 0.2
-ENDLESS = 'request_depth = 1000000\nhandshake_depth = 1000000\nhandshake_deadline = "60s"\nrequest_deadline = "1h"\nin_flight = 1000000'
+ENDLESS = f'request_depth = 1000000\n{lab.UNBOUNDED}\nrequest_deadline = "1h"\nin_flight = 1000000'
 BOUNDED = 'request_depth = 256\nhandshake_deadline = "250ms"'
 
 
@@ -48,13 +48,12 @@ def site(hosts, upstreams, more=""):
     return f"hosts = {json.dumps(hosts)}\nupstreams = {json.dumps(upstreams)}\n{more}\n"
 
 
-def sites(stage, names, control, flooded_by=None):
-    """A file for each site; in the control all are one customer."""
+def sites(stage, names, flooded_by=None):
+    """A file for each site."""
     quick = f"http://127.0.0.1:{stage.origin}"
-    more = 'customer = "all"\n' if control else ""
-    files = {name.split(".")[0]: site([name], [quick], more) for name in names}
-    files["flooded"] = site([FLOODED], [flooded_by or quick], more)
-    files["bench"] = site([lab.DOMAIN, BESIDE], [quick], more)
+    files = {name.split(".")[0]: site([name], [quick]) for name in names}
+    files["flooded"] = site([FLOODED], [flooded_by or quick])
+    files["bench"] = site([lab.DOMAIN, BESIDE], [quick])
     return files
 
 
@@ -68,12 +67,7 @@ def start(name, stage, files):
     if name == "sluss":
         return lab.edge(stage, files, BOUNDED, name)
     if name == "control":
-        started = lab.edge(stage, files, ENDLESS, name)
-        try:
-            lab.renice_handshakes(started[1].pid)
-        except PermissionError:
-            print("  control: its handshake threads keep their lower priority: only root can take it from them")
-        return started
+        return lab.edge(stage, files, ENDLESS, name, lab.UNISOLATED)
     return (*getattr(stage, name)(), None)
 
 
@@ -101,7 +95,7 @@ def flood_rate(port):
 
 def among(names):
     def run(name, stage, goals):
-        port, child, _ = start(name, stage, sites(stage, names, name == "control"))
+        port, child, _ = start(name, stage, sites(stage, names))
         try:
             lab.load(ARGS.sluss, port, 1, "kind=requests,rate=200,name=warm")
             most, rate = flood_rate(port)
@@ -128,7 +122,7 @@ def upstream(name, stage, goals):
         quick = f"http://127.0.0.1:{stage.origin}"
         files = {"all": site([lab.DOMAIN, FLOODED, *names], [f"http://127.0.0.1:{slow}", quick], 'balance = "round-robin"')}
     else:
-        files = sites(stage, names, False, f"http://127.0.0.1:{slow}")
+        files = sites(stage, names, f"http://127.0.0.1:{slow}")
     port, child, _ = lab.edge(stage, files, ENDLESS if name == "control" else BOUNDED, name)
     try:
         usual = f"kind=requests,timeout=5s,rate=100,connections=40,hosts={hosts_file(stage, names)}"
@@ -149,11 +143,12 @@ def upstream(name, stage, goals):
 
 
 def resumption(name, stage, goals):
-    port, child, _ = start(name, stage, sites(stage, [], name == "control"))
+    port, child, _ = start(name, stage, sites(stage, []))
     try:
         lab.load(ARGS.sluss, port, 1, "kind=requests,rate=200,name=warm")
         most, rate = flood_rate(port)
-        resumed = f"kind=resumed,timeout=5s,rate={most / 20:.0f},start=0s,duration={BEFORE + ARGS.seconds}s"
+        # As patient as the flood: one that is served after it has waited for all of that is not kept.
+        resumed = f"kind=resumed,timeout=1500ms,rate={most / 20:.0f},start=0s,duration={BEFORE + ARGS.seconds}s"
         lanes = lab.load(ARGS.sluss, port, BEFORE + ARGS.seconds,
                          f"{resumed},host={FLOODED},name=its-own", f"{resumed},host={BESIDE},name=the-others",
                          f"kind=handshakes,host={FLOODED},sources={lab.SOURCES},rate={rate:.0f},timeout=1500ms,name=flood,start={BEFORE}s,duration={ARGS.seconds}s")

@@ -16,14 +16,14 @@ Goals, at each step: established p99 at most 1.5 times the unloaded one (the med
 capacity 95 % completed; p99 of the completed within the deadline; all others refused, none left hanging, and after the first
 second of the flood 999 in 1,000 of them within 50 ms of their SYN; the kernel's accept queue at most half full, no
 ListenOverflow; 2 s after the flood latency and queue are as before. At the end the resident memory is what it was. Exit
-status 1 where sluss misses one, or the control misses none: that is sluss with a queue that holds all and lets nobody go, and handshake threads without their lower priority.
+status 1 where sluss misses one, or the control misses none: that is sluss with fairness, deadline and isolation switched off in its configuration, so that its queue
+holds all, lets nobody go, and serves whoever came first.
 `core us` is how long the proxy's threads waited for their core each time they wanted it during the flood, as the kernel counts it:
 of the established p99 the part that no generator can have made. sluss' handshake threads, which are to wait, are not in it.
 Before the steps: the established p99 without a flood on cores that something of the lowest priority keeps busy, which is what a busy
 core costs on this machine. nginx and HAProxy are judged alike, for comparison; HAProxy once more, told to reject above 250 connections. A step that the generator cannot offer is told and offered as far as it can.
 
-Needs nginx (the origin), openssl and taskset; haproxy where there is one. The control's threads can be given back their
-priority by root alone. Loopback only; everything started here is ended here, by its process id.
+Needs nginx (the origin), openssl and taskset; haproxy where there is one. Loopback only; everything started here is ended here, by its process id.
 """
 import argparse, json, shutil, statistics, sys, time
 
@@ -146,12 +146,7 @@ def start(name, peers_stage):
         case "sluss":
             return lab.edge(peers_stage, sites, f'request_depth = 4096\nhandshake_deadline = "{ARGS.deadline}ms"', name)
         case "control":
-            started = lab.edge(peers_stage, sites, 'request_depth = 4096\nhandshake_depth = 1000000\nhandshake_deadline = "60s"', name)
-            try:
-                lab.renice_handshakes(started[1].pid)
-            except PermissionError:
-                print("control: its handshake threads keep their lower priority: only root can take it from them")
-            return started
+            return lab.edge(peers_stage, sites, f"request_depth = 4096\n{lab.UNBOUNDED}", name, lab.UNISOLATED)
         case _:
             return (*getattr(peers_stage, name.replace("-", "_"))(), None)
 

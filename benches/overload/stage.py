@@ -19,6 +19,9 @@ DOMAIN = peers.HOST
 SOURCES = 64
 # What of a visitor's work was turned away at once, and what was left hanging until he gave up.
 REFUSED = ("refused_reset", "refused_status", "refused_stream")
+# What the controls of handshakes run on: nobody is let go, whoever came first is next, and handshake threads are as urgent as others.
+UNBOUNDED = 'handshake_depth = 1000000\nhandshake_deadline = "60s"\nhandshake_order = "arrival"'
+UNISOLATED = "handshake_nice = 0"
 HANGING = ("connect_timeout", "handshake_timeout", "response_timeout")
 
 
@@ -68,7 +71,7 @@ def staged(name, key, program):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def edge(stage, sites, queues="", name="edge"):
+def edge(stage, sites, queues="", name="edge", runtime=""):
     """Starts sluss with `sites`: name -> the text of its file. Gives port, child and admin address."""
     port, base = peers.free_port(), pathlib.Path(stage.d) / name
     shutil.rmtree(base, ignore_errors=True)
@@ -84,6 +87,7 @@ http = []
 admin = "127.0.0.1:0"
 [runtime]
 threads = 1
+{runtime}
 state = "{base}/state"
 [certificates]
 directory = "{base}/certs"
@@ -198,13 +202,6 @@ class Watch(threading.Thread):
 
     def most(self, what):
         return max((sample[what] for sample in self.samples), default=float("nan"))
-
-
-def renice_handshakes(pid):
-    """Takes from the handshake threads their lower priority: isolation switched off. Needs the right to do so."""
-    for task in os.listdir(f"/proc/{pid}/task"):
-        if open(f"/proc/{pid}/task/{task}/comm").read().startswith("sluss-tls-"):
-            os.setpriority(os.PRIO_PROCESS, int(task), os.getpriority(os.PRIO_PROCESS, pid))
 
 
 async def serve(port, workers, delay):

@@ -15,8 +15,8 @@ use super::listen;
 use super::screening::Headers;
 use super::state;
 use super::walk::{Document, Section, Table, Value};
-use super::{AccessLog, Certificates, HandshakeCosts, Listen, Log, LogFormat, Machine};
-use super::{Queues, Runtime, Timeouts};
+use super::{AccessLog, Certificates, HandshakeCosts, HandshakeOrder, Listen, Log, LogFormat};
+use super::{Machine, Queues, Runtime, Timeouts};
 use crate::plain_file;
 use crate::problem::Problem;
 
@@ -49,7 +49,7 @@ pub const KEYS: &[Section] = &[
     },
     Section {
         name: "runtime",
-        keys: &["threads", "state", "shutdown_grace", "max_connections", "user"],
+        keys: &["threads", "handshake_nice", "state", "shutdown_grace", "max_connections", "user"],
     },
     Section {
         name: "certificates",
@@ -63,6 +63,7 @@ pub const KEYS: &[Section] = &[
             "handshake_concurrency",
             "handshake_depth",
             "handshake_deadline",
+            "handshake_order",
             "request_depth",
             "request_deadline",
             "in_flight",
@@ -88,6 +89,10 @@ pub const KEYS: &[Section] = &[
 /// Places for handshakes under way on one handshake thread: at 3,000 a second, clients 300 ms away
 /// take 900.
 const HANDSHAKES_AT_ONCE: usize = 1_024;
+
+/// Measured: with it, established requests keep their unloaded p99 under five times the capacity;
+/// with 0 they do not.
+const HANDSHAKE_NICE: u64 = 10;
 
 /// Every key of `queues.toml`.
 pub const QUEUES_FILE_KEYS: &[Section] = &[
@@ -146,6 +151,8 @@ pub struct QueueValues {
     handshake_concurrency: Option<usize>,
     handshake_depth: Option<usize>,
     handshake_deadline: Option<Duration>,
+    /// A choice and no figure: the main file's alone.
+    handshake_order: Option<HandshakeOrder>,
     request_depth: Option<usize>,
     request_deadline: Option<Duration>,
     /// The inner `None` is the word `auto`.
@@ -178,6 +185,7 @@ impl MainFile {
                 queues: QueueValues {
                     backlog: read_backlog(&listen),
                     connections_max: read_connections_max(&runtime),
+                    handshake_order: read_order(&queues),
                     ..QueueValues::read(&queues)
                 },
                 headers: read_headers(&root.table("headers")),
@@ -248,6 +256,7 @@ impl QueueValues {
             handshake_concurrency: self.handshake_concurrency.or(other.handshake_concurrency),
             handshake_depth: self.handshake_depth.or(other.handshake_depth),
             handshake_deadline: self.handshake_deadline.or(other.handshake_deadline),
+            handshake_order: self.handshake_order,
             request_depth: self.request_depth.or(other.request_depth),
             request_deadline: self.request_deadline.or(other.request_deadline),
             in_flight: self.in_flight.or(other.in_flight),
@@ -267,6 +276,7 @@ impl QueueValues {
             handshake_concurrency: self.handshake_concurrency.unwrap_or(HANDSHAKES_AT_ONCE),
             handshake_depth: self.handshake_depth.unwrap_or(512),
             handshake_deadline: self.handshake_deadline.unwrap_or(Duration::from_secs(1)),
+            handshake_order: self.handshake_order.unwrap_or(HandshakeOrder::Fair),
             request_depth: self.request_depth.unwrap_or(256),
             request_deadline: self.request_deadline.unwrap_or(Duration::from_secs(10)),
             in_flight: self.in_flight.flatten(),
@@ -293,6 +303,7 @@ fn read_runtime(document: &Document<'_>, table: &Table<'_>) -> Runtime {
     });
     Runtime {
         threads: threads.flatten().map_or(cores, clamp_usize),
+        handshake_nice: clamp_u8(table.integer("handshake_nice", 0..=19, HANDSHAKE_NICE)),
         state: read_state(document, table),
         shutdown_grace: table.duration(
             "shutdown_grace",
@@ -313,6 +324,11 @@ fn read_state(document: &Document<'_>, table: &Table<'_>) -> PathBuf {
         }
     }
     folder
+}
+
+fn read_order(queues: &Table<'_>) -> Option<HandshakeOrder> {
+    let orders = [("fair", HandshakeOrder::Fair), ("arrival", HandshakeOrder::Arrival)];
+    queues.value("handshake_order")?.one_of(&orders)
 }
 
 fn read_backlog(table: &Table<'_>) -> Option<u32> {
@@ -460,6 +476,10 @@ pub fn expect_file(value: &Value<'_>, path: &Path) {
 /// For numbers that a range check has bounded already.
 pub fn clamp_u32(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn clamp_u8(number: u64) -> u8 {
+    u8::try_from(number).unwrap_or(u8::MAX)
 }
 
 fn clamp_usize(number: u64) -> usize {

@@ -175,6 +175,8 @@ pub struct Places {
 pub struct Runtime {
     /// Serving threads; as many handshake threads stand beside them.
     pub threads: usize,
+    /// What a handshake thread adds to the process's niceness, at most 19.
+    pub handshake_nice: u8,
     /// The state folder.
     pub state: PathBuf,
     /// How long a drain may take.
@@ -194,6 +196,8 @@ pub struct Queues {
     pub handshake_depth: usize,
     /// Age at which a waiting or unfinished handshake is given up.
     pub handshake_deadline: Duration,
+    /// Who among them is next.
+    pub handshake_order: HandshakeOrder,
     /// Waiting requests of one site.
     pub request_depth: usize,
     /// How long a request may wait.
@@ -206,6 +210,16 @@ pub struct Queues {
     pub costs: HandshakeCosts,
     /// The machine the figures were measured on, where they were.
     pub measured_on: Option<Machine>,
+}
+
+/// Who among the waiting handshakes is next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum HandshakeOrder {
+    /// Whoever came first, whosever visitor it is and whatever it costs: what an edge without
+    /// fairness does, to compare with.
+    Arrival,
+    /// Customers take turns, each with a line for who comes back.
+    Fair,
 }
 
 /// CPU time of a handshake on one core, microseconds.

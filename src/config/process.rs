@@ -32,6 +32,12 @@ pub fn carry_over(new: &mut Snapshot, previous: &Snapshot) -> Vec<Problem> {
         &mut tell,
     );
     keep("runtime.threads", &mut new.runtime.threads, &previous.runtime.threads, &mut tell);
+    keep(
+        "runtime.handshake_nice",
+        &mut new.runtime.handshake_nice,
+        &previous.runtime.handshake_nice,
+        &mut tell,
+    );
     keep("runtime.state", &mut new.runtime.state, &previous.runtime.state, &mut tell);
     keep("runtime.user", &mut new.runtime.user, &previous.runtime.user, &mut tell);
     keep(

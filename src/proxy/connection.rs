@@ -13,6 +13,7 @@ use super::handshake::{self, Admissible, Guest, Handshaken, Started};
 use super::request::Handler;
 use super::{ConnectionSlot, Live, SiteState, Thread, certificate};
 use crate::admission::{HeldLimits, Hold, Reached};
+use crate::config::HandshakeOrder;
 use crate::downstream::{self, Transport};
 use crate::kernel;
 use crate::listener::proxy_protocol;
@@ -199,13 +200,18 @@ fn admissible(
     }
     let (cost, otherwise) = cost(live, site.map(|(site, _)| &**site), hello);
     let sort = if hello.offers_resumption { Sort::Light } else { Sort::Heavy };
-    let Some((site, state)) = site else {
-        let customer =
-            CustomerId::parse(UNKNOWN_CUSTOMER).map_err(|_| Refusal::UnknownServerName)?;
-        return Ok(Admissible { customer, weight: 1, cost, otherwise, sort, since });
+    if let Some(site) = site {
+        holding.place = bound(live, site, socket.client.ip())?;
+    }
+    let anybody = || CustomerId::parse(UNKNOWN_CUSTOMER).map_err(|_| Refusal::UnknownServerName);
+    let (customer, weight) = match (live.snapshot.queues.handshake_order, site) {
+        (HandshakeOrder::Fair, Some((site, _))) => (site.customer.clone(), site.weight),
+        (HandshakeOrder::Fair, None) => (anybody()?, 1),
+        (HandshakeOrder::Arrival, _) => {
+            let (customer, weight, sort) = (anybody()?, 1, Sort::Heavy);
+            return Ok(Admissible { customer, weight, cost: 1, otherwise: 0, sort, since });
+        }
     };
-    holding.place = bound(live, (site, state), socket.client.ip())?;
-    let (customer, weight) = (site.customer.clone(), site.weight);
     Ok(Admissible { customer, weight, cost, otherwise, sort, since })
 }
 

@@ -1,7 +1,7 @@
 //! A handshake: queued, computed on a handshake thread, finished on the serving thread.
 //!
-//! A handshake thread stands beside each serving thread at lower priority (nice +10): when both
-//! want the core, established traffic goes first. It computes and nothing else: the connection
+//! A handshake thread stands beside each serving thread at lower priority (`runtime.handshake_nice`):
+//! when both want the core, established traffic goes first. It computes and nothing else: the connection
 //! belongs to its serving thread, which waits for the client and bounds that wait. In
 //! TLS 1.3 the server's one flight holds all the costly work, so one step does it, and the client's
 //! answer is checked where it arrives. Whatever else needs asymmetric crypto (a hello retried, TLS
@@ -30,10 +30,6 @@ use crate::queue::Sort;
 use crate::refusal::Refusal;
 use crate::sites::{SiteTls, TlsVersion};
 use crate::tls::{self, Settled, Socket};
-
-/// What a handshake thread adds to the process's niceness. Measured: with 10, established requests keep
-/// their unloaded p99 under five times the capacity; with 0 they do not.
-pub const NICENESS: i32 = 10;
 
 /// The client's own flight is one round trip; a distant client's takes about 300 ms. It gets this
 /// much on top of the deadline, since the wait for it costs nothing.

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
 
+use crate::config::Runtime;
 use crate::listener::{Accepted, Acceptor, Incoming};
 use crate::proxy::connection::{self, Arrival};
 use crate::proxy::handshake;
@@ -86,11 +87,12 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts `count` serving threads and as many handshake threads.
+    /// Starts the serving threads and as many handshake threads.
     ///
     /// # Errors
     /// Where the system gives no thread.
-    pub fn start(proxy: &Arc<Proxy>, count: usize) -> std::io::Result<Fleet> {
+    pub fn start(proxy: &Arc<Proxy>, runtime: &Runtime) -> std::io::Result<Fleet> {
+        let (count, nice) = (runtime.threads, runtime.handshake_nice);
         let (mut orders, mut threads) = (Vec::new(), Vec::new());
         for number in 0..count {
             let (order, orders_here) = mpsc::channel(ORDERS_MAX);
@@ -102,7 +104,7 @@ impl Fleet {
         for number in 0..count {
             let proxy = proxy.clone();
             let work = move || {
-                lower_priority();
+                lower_priority(nice);
                 shards::register_thread(count + number);
                 handshake::work(&proxy);
             };
@@ -140,9 +142,9 @@ fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> std::io::Result<
 }
 
 /// Linux keeps niceness by thread, and raising it needs no privilege.
-fn lower_priority() {
+fn lower_priority(nice: u8) {
     let own = rustix::process::getpriority_process(None).unwrap_or(0);
-    let _ = rustix::process::setpriority_process(None, own + handshake::NICENESS);
+    let _ = rustix::process::setpriority_process(None, own + i32::from(nice));
 }
 
 fn run_thread(number: usize, work: impl Future<Output = ()>) {

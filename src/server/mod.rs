@@ -219,9 +219,8 @@ impl Edge {
         let metrics = Metrics::new(snapshot.runtime.threads);
         let access =
             reload::open_access_log(&snapshot, None).map_err(|problem| problem.to_string())?;
-        let threads = snapshot.runtime.threads;
         let proxy = Proxy::new(snapshot, metrics.clone(), Arc::new(access));
-        let fleet = Fleet::start(&proxy, threads)
+        let fleet = Fleet::start(&proxy, &proxy.live().snapshot.runtime)
             .map_err(|error| format!("a serving thread does not start: {error}"))?;
         let reloader = Arc::new(Reloader::new(path.to_path_buf(), report));
         let (asking, asks) = mpsc::channel(ASKS_MAX);

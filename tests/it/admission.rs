@@ -208,9 +208,9 @@ fn said(edge: &Edge, bytes: &[u8]) -> TcpStream {
 }
 
 /// A connection on which a whole ClientHello was said, and nothing else.
-fn said_hello(edge: &Edge) -> TcpStream {
+fn said_hello(edge: &Edge, name: &str) -> TcpStream {
     let config = authority().client(&[]);
-    let name = "a.test".try_into().unwrap();
+    let name = name.to_owned().try_into().unwrap();
     let mut session = rustls::ClientConnection::new(config.into(), name).unwrap();
     let mut stream = edge.tcp();
     session.write_tls(&mut stream).unwrap();
@@ -225,7 +225,7 @@ fn a_full_handshake_queue_refuses_the_oldest_of_the_fattest() {
         .set("queues.handshake_depth", "1")
         .site("a.test", Origin::echo().url())
         .start();
-    let hello = || said_hello(&edge);
+    let hello = || said_hello(&edge, "a.test");
     let depth = |expected: f64| {
         let labels = ["queue=\"handshake\""];
         edge.metric_becomes("sluss_queue_depth", &labels, |depth| depth == expected);
@@ -247,6 +247,37 @@ fn a_full_handshake_queue_refuses_the_oldest_of_the_fattest() {
     eventually("who left is no work", || edge.refused("client-gone") >= 1.0);
 }
 
+/// One of `b.test` waits, then two of `a.test`, where there is room for two: it is in nobody's way
+/// where customers take turns, and the oldest where they do not.
+#[test]
+fn in_order_of_arrival_one_customers_flood_shuts_another_one_out() {
+    for (order, b_stays) in [(r#""fair""#, true), (r#""arrival""#, false)] {
+        let origin = Origin::echo();
+        let edge = Setup::default()
+            .set("queues.handshake_concurrency", "1")
+            .set("queues.handshake_depth", "2")
+            .set("queues.handshake_order", order)
+            .site("a.test", origin.url())
+            .site("b.test", origin.url())
+            .start();
+        let depth = |expected: f64| {
+            let labels = ["queue=\"handshake\""];
+            edge.metric_becomes("sluss_queue_depth", &labels, |depth| depth == expected);
+        };
+        let mut holds = said_hello(&edge, "a.test");
+        holds.read_exact(&mut [0; 5]).unwrap(); // The edge's flight: the place is taken.
+        let mut quiet = said_hello(&edge, "b.test");
+        depth(1.0);
+        let mut flooding = said_hello(&edge, "a.test");
+        depth(2.0);
+        let _newest = said_hello(&edge, "a.test");
+        let reset = if b_stays { &mut flooding } else { &mut quiet };
+        let reset = reset.read(&mut [0; 1]).expect_err("a reset");
+        assert_eq!(reset.kind(), std::io::ErrorKind::ConnectionReset, "{order}");
+        depth(2.0);
+    }
+}
+
 #[test]
 fn a_handshake_that_waits_past_its_deadline_is_reset() {
     let edge = Setup::default()
@@ -254,12 +285,28 @@ fn a_handshake_that_waits_past_its_deadline_is_reset() {
         .set("queues.handshake_deadline", r#""300ms""#)
         .site("a.test", Origin::echo().url())
         .start();
-    let mut holds = said_hello(&edge);
+    let mut holds = said_hello(&edge, "a.test");
     holds.read_exact(&mut [0; 5]).unwrap(); // The edge's flight: the place is taken.
-    let reset = said_hello(&edge).read(&mut [0; 1]).expect_err("a reset");
+    let reset = said_hello(&edge, "a.test").read(&mut [0; 1]).expect_err("a reset");
     assert_eq!(reset.kind(), std::io::ErrorKind::ConnectionReset);
     let labels = ["queue=\"handshake\"", "handshake-deadline"];
     edge.metric_becomes("sluss_queue_refused_total", &labels, |count| count >= 1.0);
+}
+
+/// Linux has a niceness for each thread; those that serve keep that of the process.
+#[test]
+fn handshake_threads_stand_back_as_far_as_the_configuration_says() {
+    for (configured, adds) in [(None, 10), (Some("0"), 0), (Some("7"), 7)] {
+        let mut setup = Setup::default().set("runtime.threads", "2");
+        if let Some(nice) = configured {
+            setup = setup.set("runtime.handshake_nice", nice);
+        }
+        let edge = setup.site("a.test", Origin::echo().url()).start();
+        let serving = edge.niceness("sluss-serve-");
+        assert_eq!(serving.len(), 2);
+        let expected = serving.iter().map(|own| (own + adds).min(19)).collect::<Vec<_>>();
+        eventually("they stand back", || edge.niceness("sluss-tls-") == expected);
+    }
 }
 
 /// The site does one request at a time. Three bulk ones fill its queue; what comes then takes the

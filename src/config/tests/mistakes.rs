@@ -21,6 +21,17 @@ fn check_added(line: &str, place: &str, words: &[&str]) {
 }
 
 #[test]
+fn what_switches_isolation_and_fairness_off_is_judged_as_all_keys() {
+    for (text, place, words) in [
+        ("[runtime]\nhandshake_nice = 20", ":2 runtime.handshake_nice", &["from 0 to 19"][..]),
+        ("[runtime]\nhandshake_nice = -1", ":2 runtime.handshake_nice", &["found -1", "from 0"]),
+        ("[queues]\nhandshake_order = \"fare\"", ":2 queues.handshake_order", &["mean \"fair\"?"]),
+    ] {
+        check_main(text, &format!("sluss.toml{place}"), words);
+    }
+}
+
+#[test]
 fn mistakes_in_the_main_file_are_told_with_line_and_key() {
     for (text, place, words) in [
         ("\n[queus]\nhandshake_depth = 1", ":2 queus", &["did you mean queues?"][..]),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{AccessLog, AdminAddress, Outcome, Snapshot, load, state_folder};
+use super::{AccessLog, AdminAddress, HandshakeOrder, Outcome, Snapshot, load, state_folder};
 use crate::problem::Severity;
 use crate::sites::{Address, Balance, Class, Protocol, TlsVersion};
 
@@ -232,15 +232,21 @@ fn warnings_of_hosts_without_certificate_have_an_end() {
 
 #[test]
 fn what_belongs_to_the_process_is_carried_over_and_told_until_the_next_start() {
-    let configuration = Configuration::new("[runtime]\nthreads = 1\n").with_site("a", SITE);
+    let before = "[runtime]\nthreads = 1\nhandshake_nice = 3\n";
+    let after = "[runtime]\nthreads = 2\nhandshake_nice = 4\nshutdown_grace = \"1s\"\n";
+    let configuration = Configuration::new(before).with_site("a", SITE);
     let mut serving = configuration.good();
-    configuration.write("sluss.toml", "[runtime]\nthreads = 2\nshutdown_grace = \"1s\"\n");
+    configuration.write("sluss.toml", after);
     for _ in 0..2 {
         let outcome = configuration.load(Some(&serving));
-        let told = outcome.problems.iter().find(|one| one.key == "runtime.threads").unwrap();
-        assert_eq!(told.what, "found 2, but this edge was started with 1");
+        let told = |key: &str| {
+            let mut problems = outcome.problems.iter();
+            problems.find(|one| one.key == key).unwrap().what.clone()
+        };
+        assert_eq!(told("runtime.threads"), "found 2, but this edge was started with 1");
+        assert_eq!(told("runtime.handshake_nice"), "found 4, but this edge was started with 3");
         serving = outcome.snapshot.unwrap();
-        assert_eq!(serving.runtime.threads, 1);
+        assert_eq!((serving.runtime.threads, serving.runtime.handshake_nice), (1, 3));
         assert_eq!(serving.runtime.shutdown_grace, Duration::from_secs(1));
     }
     assert_eq!(configuration.good().runtime.threads, 2);
@@ -257,11 +263,13 @@ fn an_empty_main_file_means_the_defaults() {
     assert_eq!(snapshot.listen.backlog, 4096);
     assert_eq!(snapshot.runtime.state, configuration.path("run"));
     assert_eq!(snapshot.runtime.shutdown_grace, Duration::from_secs(30));
+    assert_eq!(snapshot.runtime.handshake_nice, 10);
     assert_eq!(snapshot.certificates.directory, configuration.path("certs"));
     assert_eq!(snapshot.certificates.default, None);
     assert_eq!(snapshot.places.queues, configuration.path("queues.toml"));
     let queues = &snapshot.queues;
     assert_eq!((queues.handshake_concurrency, queues.handshake_depth), (1_024, 512));
+    assert_eq!(queues.handshake_order, HandshakeOrder::Fair);
     assert_eq!((queues.request_depth, queues.in_flight), (256, None));
     assert_eq!(queues.handshake_deadline, Duration::from_secs(1));
     assert_eq!(queues.request_deadline, Duration::from_secs(10));

@@ -328,6 +328,22 @@ impl Edge {
         text
     }
 
+    /// The niceness of its threads whose name begins so.
+    pub fn niceness(&self, name: &str) -> Vec<i32> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let stats =
+            tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("stat")).ok());
+        let mut found = Vec::new();
+        for stat in stats {
+            // `ID (NAME) STATE ...`; niceness is the 17th from the state on (proc_pid_stat(5)).
+            let (thread, rest) = stat.rsplit_once(") ").expect("a thread's name in brackets");
+            if thread.split_once('(').is_some_and(|(_, named)| named.starts_with(name)) {
+                found.push(rest.split(' ').nth(16).expect("niceness").parse().unwrap());
+            }
+        }
+        found
+    }
+
     /// The generation in force.
     pub fn generation(&self) -> f64 {
         self.metric("sluss_snapshot_generation", &[])
