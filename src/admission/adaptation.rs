@@ -4,18 +4,16 @@
 //! A sample is three relaxed additions in one cache line. Who completes a window takes the lock if
 //! it is free and swaps the sums for zeros. The swaps are not one step: a sample of another thread
 //! may fall between them, its count in one window and its latency in the next. One sample of at
-//! least 128 moves nothing that the gradient's noise margin would not cover.
+//! least 32 moves nothing that the gradient's noise margin would not cover.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::gradient::{Gradient, LIMIT_INITIAL, SAMPLES_MIN, Window};
+use super::gradient::{Gradient, LIMIT_INITIAL, Window};
 use super::lock;
 
-/// A window never ends sooner: a pause of a garbage collector is not a trend.
-const WINDOW_MIN: Duration = Duration::from_millis(100);
 /// Latencies' logarithms are summed as integers of 1/1024 octave.
 const SCALE: f64 = 1024.0;
 /// Counts share one word: answered below, pressed above.
@@ -43,14 +41,15 @@ impl Adaptation {
     pub(super) fn new() -> Adaptation {
         // The seed of the standard library's hash maps is the random number at hand.
         let random = RandomState::new().build_hasher().finish() | 1;
+        let gradient = Gradient::new();
         Adaptation {
             counts: AtomicU64::new(0),
             log_sum: AtomicU64::new(0),
             log_square_sum: AtomicU64::new(0),
             failed: AtomicU32::new(0),
-            wanted: AtomicU32::new(SAMPLES_MIN),
+            wanted: AtomicU32::new(gradient.samples_wanted()),
             pressed_above: AtomicU32::new(LIMIT_INITIAL / 2),
-            state: Mutex::new(State { gradient: Gradient::new(), started: now(), random }),
+            state: Mutex::new(State { gradient, started: now(), random }),
         }
     }
 
@@ -83,7 +82,7 @@ impl Adaptation {
     fn end_window(&self) -> Option<u32> {
         let mut state = self.state.try_lock().ok()?;
         let now = now();
-        if now - state.started < WINDOW_MIN {
+        if now - state.started < state.gradient.window_min() {
             return None;
         }
         let counts = self.counts.swap(0, Ordering::Relaxed);
@@ -101,10 +100,22 @@ impl Adaptation {
         let random = state.random;
         state.gradient.update(window, random);
         state.started = now;
-        let limit = state.gradient.limit();
-        self.wanted.store(state.gradient.samples_wanted(), Ordering::Relaxed);
+        Some(self.publish(&state.gradient))
+    }
+
+    /// Somebody has waited for [`STARTING_PATIENCE`](super::gradient::STARTING_PATIENCE); gives the
+    /// limit from now on where that moves it.
+    pub(super) fn widen(&self) -> Option<u32> {
+        let mut state = lock(&self.state);
+        state.gradient.widen()?;
+        Some(self.publish(&state.gradient))
+    }
+
+    fn publish(&self, gradient: &Gradient) -> u32 {
+        let limit = gradient.limit();
+        self.wanted.store(gradient.samples_wanted(), Ordering::Relaxed);
         self.pressed_above.store(limit / 2, Ordering::Relaxed);
-        Some(limit)
+        limit
     }
 }
 

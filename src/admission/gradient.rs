@@ -17,26 +17,44 @@
 //!   requests have become slower by themselves, the new latency is the baseline, and the limit
 //!   goes back to where it was before it shrank.
 //!
-//! Phases: *steady*, until a number of pressed windows has passed or the limit has lost half of
+//! Phases: *starting*, in which each window in which the latency stays doubles the limit, and the
+//! first in which it does not ends the start; *steady*, until a number of pressed windows has passed or the limit has lost half of
 //! what it was after the last probe; *settling*, while requests admitted under the old limit
 //! finish (their window is thrown away); *probing*, one window; steady again.
 //!
-//! A window has at least [`SAMPLES_MIN`] samples and twice the limit in force: by Little's law it
-//! then spans at least two latencies, and a change of the limit is judged by requests that saw it.
+//! A window has at least [`SAMPLES_MIN`] samples ([`SAMPLES_STARTING`] at the start) and twice the
+//! limit in force: by Little's law it then spans at least two latencies, and a change of the limit is
+//! judged by requests that saw it.
 
-/// Where a site starts: between a PHP pool (some ten workers) and an event-driven server.
-pub const LIMIT_INITIAL: u32 = 64;
+use std::time::Duration;
+
+/// Where a site starts: a pool of ten workers that is flooded at once is found out before it holds
+/// more than 32, and an event-driven server has some hundreds after a few windows.
+pub const LIMIT_INITIAL: u32 = 16;
+/// Where a site goes on whose requests are so slow that somebody has waited for
+/// [`STARTING_PATIENCE`] and the start is not over: what it asks for few samples would tell too late.
+pub const LIMIT_UNTOLD: u32 = 64;
+/// In which a site that answers in less than half of it has told whether it can have more.
+pub const STARTING_PATIENCE: Duration = Duration::from_millis(500);
 /// Never below: eight requests harm no endpoint, and a smaller number would be noise.
 pub const LIMIT_MIN: u32 = 8;
 /// Never above: about what one endpoint's connection pools carry.
 pub const LIMIT_MAX: u32 = 2_048;
 /// With fewer samples the mean of a varied site has no meaning.
 pub const SAMPLES_MIN: u32 = 128;
+/// The same at the start, where the noise margin of few samples costs one more doubling.
+pub const SAMPLES_STARTING: u32 = 32;
+/// A window lasts so long at least: a pause of a garbage collector is not a trend.
+const WINDOW_MIN: Duration = Duration::from_millis(100);
+/// The same at the start, which is to be over soon; such a pause ends it early.
+const WINDOW_STARTING_MIN: Duration = Duration::from_millis(10);
 
 /// Latency may be 1.15 times the baseline before the limit shrinks: what is past it waits inside the
 /// endpoint, where no class has precedence. Less than the 1.25 of Envoy and the 1.5 of Netflix,
 /// since what is chance has a margin of its own. log2 of 1.15.
 const TOLERANCE_OCTAVES: f64 = 0.2;
+/// At the start one verdict is final: three standard errors then.
+const STARTING_MARGIN: f64 = 1.5;
 /// How much of a window's verdict is followed at least; Netflix's `smoothing`.
 const SMOOTHING: f64 = 0.2;
 /// Far below the tolerance the limit wants to be half as large again: 10 % a window.
@@ -91,6 +109,7 @@ pub struct Gradient {
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
+    Starting,
     Steady,
     Settling { resume: f64 },
     Probing { resume: f64 },
@@ -112,7 +131,7 @@ impl Gradient {
             trusted: f64::from(LIMIT_INITIAL),
             baseline: None,
             latest: None,
-            phase: Phase::Steady,
+            phase: Phase::Starting,
             probe_every: *PROBE_EVERY.start(),
             probe_in: *PROBE_EVERY.start(),
         }
@@ -127,14 +146,33 @@ impl Gradient {
     pub fn samples_wanted(&self) -> u32 {
         match self.phase {
             Phase::Settling { resume } => resume as u32,
+            Phase::Starting => SAMPLES_STARTING.max(2 * self.limit()),
             Phase::Probing { .. } | Phase::Steady => SAMPLES_MIN.max(2 * self.limit()),
         }
+    }
+
+    /// How long it lasts at least.
+    pub fn window_min(&self) -> Duration {
+        match self.phase {
+            Phase::Starting => WINDOW_STARTING_MIN,
+            Phase::Probing { .. } | Phase::Settling { .. } | Phase::Steady => WINDOW_MIN,
+        }
+    }
+
+    /// Somebody has waited for [`STARTING_PATIENCE`]: gives the limit from now on, where that moves
+    /// it.
+    pub fn widen(&mut self) -> Option<u32> {
+        let is_slow = matches!(self.phase, Phase::Starting) && self.limit() < LIMIT_UNTOLD;
+        is_slow.then(|| {
+            self.limit = f64::from(LIMIT_UNTOLD);
+            self.limit()
+        })
     }
 
     /// Judges a window; `random` spreads the probes of many sites and edges.
     pub fn update(&mut self, window: Window, random: u64) {
         match self.phase {
-            Phase::Steady => self.steady(window),
+            Phase::Starting | Phase::Steady => self.steady(window),
             Phase::Settling { resume } => self.phase = Phase::Probing { resume },
             Phase::Probing { resume } => self.end_probe(window, resume, random),
         }
@@ -155,8 +193,17 @@ impl Gradient {
             return self.punish(window);
         }
         let baseline = *self.baseline.get_or_insert(level);
-        let room = TOLERANCE_OCTAVES + noise(level, baseline) - (level.octaves - baseline.octaves);
+        let margin = match self.phase {
+            Phase::Starting => STARTING_MARGIN * noise(level, baseline),
+            Phase::Probing { .. } | Phase::Settling { .. } | Phase::Steady => {
+                noise(level, baseline)
+            }
+        };
+        let room = TOLERANCE_OCTAVES + margin - (level.octaves - baseline.octaves);
         let gradient = room.min(0.0).exp2().max(GRADIENT_MIN);
+        if matches!(self.phase, Phase::Starting) {
+            return self.start(gradient);
+        }
         let unhurried = (room / TOLERANCE_OCTAVES).clamp(0.0, 1.0);
         let headroom = HEADROOM_MIN + self.limit.sqrt() * unhurried;
         let wanted = self.limit * (gradient + GROWTH_MAX * unhurried) + headroom;
@@ -173,10 +220,23 @@ impl Gradient {
         }
     }
 
+    /// Doubles the limit, or takes it back in proportion and ends the start.
+    fn start(&mut self, gradient: f64) {
+        let is_over = gradient < 1.0 || self.limit() >= LIMIT_MAX;
+        self.limit *= if is_over { gradient } else { 2.0 };
+        self.limit = self.limit.clamp(f64::from(LIMIT_MIN), f64::from(LIMIT_MAX));
+        self.trusted = self.limit;
+        self.since_probe = self.limit;
+        if is_over {
+            self.phase = Phase::Steady;
+        }
+    }
+
     fn punish(&mut self, window: Window) {
         if window.fails() && window.is_pressed() {
             self.limit = (self.limit * FAILED_FACTOR).max(f64::from(LIMIT_MIN));
             self.trusted = self.limit;
+            self.phase = Phase::Steady;
         }
     }
 

@@ -28,7 +28,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::adaptation::Adaptation;
-use super::gradient::LIMIT_INITIAL;
+use super::gradient::{LIMIT_INITIAL, STARTING_PATIENCE};
 use super::{QueueState, lock};
 use crate::queue::{Entry, FairQueue, Lane, Limits, Sort, Ticket, Why};
 use crate::refusal::Refusal;
@@ -155,13 +155,15 @@ impl RequestGate {
     async fn wait(self: &Arc<Self>, class: Class, since: Instant) -> Result<Permit, Refusal> {
         let (answer, mut answered) = oneshot::channel();
         let (place, due) = self.join_line(class, since, answer);
-        tokio::select! {
-            biased;
-            answer = &mut answered => {
-                place.left();
-                return answer.unwrap_or(Err(Refusal::RequestDeadline));
+        for until in [due.min(since + STARTING_PATIENCE), due] {
+            tokio::select! {
+                biased;
+                answer = &mut answered => {
+                    place.left();
+                    return answer.unwrap_or(Err(Refusal::RequestDeadline));
+                }
+                () = tokio::time::sleep_until(until.into()) => self.widen(),
             }
-            () = tokio::time::sleep_until(due.into()) => {}
         }
         match place.give_up() {
             Stood::Waiting => Err(Refusal::RequestDeadline),
@@ -230,6 +232,17 @@ impl RequestGate {
             }
         }
         send(answers);
+    }
+
+    /// Somebody has waited for long: while the start is not over, the requests are slow, as far as can
+    /// be told.
+    fn widen(self: &Arc<Self>) {
+        if self.adapts.load(Ordering::Relaxed)
+            && let Some(limit) = self.adaptation.widen()
+        {
+            self.limit.store(limit, Ordering::SeqCst);
+            self.grant();
+        }
     }
 
     fn take_place(&self) -> bool {

@@ -154,6 +154,20 @@ async fn an_adaptive_limit_follows_the_latency() {
     assert!(grown > LIMIT_INITIAL, "{grown}");
 }
 
+/// As many long ones as the start allows, of which nothing is known yet.
+#[tokio::test(start_paused = true)]
+async fn who_waits_behind_requests_that_do_not_end_gets_in() {
+    let deadline = 2 * STARTING_PATIENCE;
+    let gate = RequestGate::new(RequestLimits { in_flight: None, deadline, ..LIMITS });
+    let held: Vec<Permit> = std::iter::from_fn(|| gate.try_enter()).collect();
+    assert_eq!(held.len(), LIMIT_INITIAL as usize);
+    let begun = tokio::time::Instant::now();
+    assert!(enter(&gate, Class::Normal).await.is_ok());
+    assert!(begun.elapsed() >= STARTING_PATIENCE);
+    let more = std::iter::from_fn(|| gate.try_enter()).count();
+    assert!(more > 0, "and who comes later need not wait");
+}
+
 /// Threads enter, hold, give up and time out at random: the limit is never exceeded, nothing is
 /// left in the queue, and every place comes back.
 #[test]
