@@ -164,8 +164,7 @@ async fn who_waits_behind_requests_that_do_not_end_gets_in() {
     let begun = tokio::time::Instant::now();
     assert!(enter(&gate, Class::Normal).await.is_ok());
     assert!(begun.elapsed() >= STARTING_PATIENCE);
-    let more = std::iter::from_fn(|| gate.try_enter()).count();
-    assert!(more > 0, "and who comes later need not wait");
+    assert!(gate.try_enter().is_some(), "and who comes later need not wait");
 }
 
 /// Threads enter, hold, give up and time out at random: the limit is never exceeded, nothing is
