@@ -3,6 +3,7 @@
 //! Linux has the priority by thread (setpriority(2), BUGS), threads inherit it from the one that
 //! starts them, and lowering it needs no privilege. Not being allowed to is no reason to stop.
 
+use std::num::NonZero;
 use std::thread;
 
 /// The lowest there is; handshake threads stand at 10 by default.
@@ -12,6 +13,33 @@ pub const NICE_LOWEST: i32 = 19;
 pub fn lowest_priority() {
     // No process is the calling thread.
     let _ = rustix::process::setpriority_process(None, NICE_LOWEST);
+}
+
+/// How many threads may load at once: all cores' while nobody is served yet; beside serving threads
+/// one core stays free. Niceness alone does not see to that: a thread that wakes on a busy core may
+/// have to wait for the end of the other's time slice, several times in a handshake.
+pub fn loading_threads(loading: Loading) -> usize {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    match loading {
+        Loading::AtStart => cores,
+        Loading::BesideServing => cores.saturating_sub(1).max(1),
+    }
+}
+
+/// When a load happens.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Loading {
+    /// Before anybody is served.
+    AtStart,
+    /// While the generation before serves.
+    BesideServing,
+}
+
+impl Loading {
+    /// With a generation before there are visitors.
+    pub fn after<T>(before: Option<&T>) -> Loading {
+        if before.is_some() { Loading::BesideServing } else { Loading::AtStart }
+    }
 }
 
 /// Gives `value` back on a thread of its own. For what takes milliseconds to give back, and may be

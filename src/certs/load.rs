@@ -7,13 +7,12 @@
 //! be listed, everything is kept. Where the folder's own identity proves that it has the names of
 //! the load before, it is not listed again, and each name is looked at beside its entry.
 //!
-//! The names are read by as many threads as the machine has; at a reload at the lowest priority, so
-//! that they only take what the edge leaves.
+//! The names are read by as many threads as the machine has cores; at a reload by one fewer, and at
+//! the lowest priority, so that they only take what the edge leaves.
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::HashMap;
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -30,7 +29,7 @@ use super::summary;
 use super::tickets::Tickets;
 use super::watch::Sighting;
 use super::{CertSettings, CertStore, Depth, Loaded};
-use crate::background::lowest_priority;
+use crate::background::{Loading, loading_threads, lowest_priority};
 use crate::identity::{Listed, unix_now};
 use crate::problem::{Problem, Severity};
 
@@ -188,7 +187,7 @@ impl Walk<'_> {
         match names {
             Names::Listed(Listing { entries: names, defects }) => {
                 found.wrong_names(defects);
-                let outcomes = in_batches(&names, |names| self.examine_listed(names));
+                let outcomes = self.in_batches(&names, |names| self.examine_listed(names));
                 for (name, outcome) in names.iter().zip(outcomes) {
                     found.take(name.name(), outcome, self.folder);
                 }
@@ -197,12 +196,13 @@ impl Walk<'_> {
             Names::Stayed(store) => {
                 found.wrong_names(store.names.defects.clone());
                 let entries = store.catalogue.entries();
-                let outcomes = in_batches(entries, |entries| {
+                let outcomes = self.in_batches(entries, |entries| {
                     let again = |entry: &Arc<Entry>| self.examine(entry.file_name(), Some(entry));
                     entries.iter().map(again).collect()
                 });
                 let others = &store.names.others;
-                let outcomes_of_others = in_batches(others, |names| self.examine_listed(names));
+                let outcomes_of_others =
+                    self.in_batches(others, |names| self.examine_listed(names));
                 let mut others = others.iter().zip(outcomes_of_others).peekable();
                 for (entry, outcome) in entries.iter().zip(outcomes) {
                     let is_before =
@@ -219,6 +219,35 @@ impl Walk<'_> {
                 others.for_each(|(name, outcome)| found.take(name.name(), outcome, self.folder));
             }
         }
+    }
+
+    /// What `work` makes of the items, in their order; several threads take batches of them.
+    fn in_batches<T: Sync>(
+        &self,
+        items: &[T],
+        work: impl Fn(&[T]) -> Vec<Outcome> + Sync,
+    ) -> Vec<Outcome> {
+        let available = loading_threads(Loading::after(self.previous));
+        let threads = (items.len() / NAMES_PER_THREAD_MIN).clamp(1, available.min(THREADS_MAX));
+        let mut done: Vec<Vec<Outcome>> = Vec::new();
+        done.resize_with(items.len().div_ceil(BATCH_NAMES), Vec::new);
+        let batches = Mutex::new(items.chunks(BATCH_NAMES).zip(&mut done));
+        let work = || {
+            loop {
+                let batch = batches.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((items, outcomes)) = batch else { return };
+                *outcomes = work(items);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..threads {
+                // Threads start with the priority of the one that starts them (clone(2)). Where
+                // there is none to be had, those that are there do its work.
+                let _ = thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
+        });
+        done.into_iter().flatten().collect()
     }
 
     fn examine_listed(&self, names: &[folder::Entry]) -> Vec<Outcome> {
@@ -287,31 +316,6 @@ impl Walk<'_> {
         let entry = entry(Arc::new(certificate));
         Ok(if earlier.is_some() { Outcome::Changed(entry) } else { Outcome::Added(entry) })
     }
-}
-
-/// What `work` makes of the items, in their order; several threads take batches of them.
-fn in_batches<T: Sync>(items: &[T], work: impl Fn(&[T]) -> Vec<Outcome> + Sync) -> Vec<Outcome> {
-    let available = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads = (items.len() / NAMES_PER_THREAD_MIN).clamp(1, available.min(THREADS_MAX));
-    let mut done: Vec<Vec<Outcome>> = Vec::new();
-    done.resize_with(items.len().div_ceil(BATCH_NAMES), Vec::new);
-    let batches = Mutex::new(items.chunks(BATCH_NAMES).zip(&mut done));
-    let work = || {
-        loop {
-            let batch = batches.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some((items, outcomes)) = batch else { return };
-            *outcomes = work(items);
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..threads {
-            // Threads start with the priority of the one that starts them (clone(2)). Where
-            // there is none to be had, those that are there do its work.
-            let _ = thread::Builder::new().spawn_scoped(scope, work);
-        }
-        work();
-    });
-    done.into_iter().flatten().collect()
 }
 
 /// How long broken certificates stay at their last good version.

@@ -9,7 +9,6 @@
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +23,7 @@ use super::load::{read_text, whole_file};
 use super::resolve::ReadSite;
 use super::screening::Headers;
 use super::site_file::{self, SiteFile};
+use crate::background::{Loading, loading_threads};
 use crate::identity::{FileIdentity, Listed, unix_now};
 use crate::names::SiteId;
 use crate::problem::{Problem, Severity};
@@ -82,6 +82,7 @@ pub fn read(
 ) -> (Option<Vec<ReadSite>>, SiteFiles) {
     let mut now =
         SiteFiles { folder: folder.to_path_buf(), headers: headers.clone(), ..Default::default() };
+    let readers = loading_threads(Loading::after(before)).min(READERS_MAX);
     let before = before.filter(|before| before.folder == now.folder && before.headers == *headers);
     let opened = open(folder).and_then(|handle| {
         now.listed = Listed::now(&handle);
@@ -106,11 +107,11 @@ pub fn read(
     let known = before.map_or(&[][..], |before| &before.known);
     let folder = Folder { path: folder, handle };
     let seen = match &names {
-        Some(names) => in_parallel(names, |names| {
+        Some(names) => in_parallel(readers, names, |names| {
             let mut earlier = Earlier::from(known, names);
             names.iter().map(|name| folder.look(name, headers, earlier.advance_to(name))).collect()
         }),
-        None => in_parallel(known, |known| {
+        None => in_parallel(readers, known, |known| {
             known.iter().map(|known| folder.look(known.name(), headers, Some(known))).collect()
         }),
     };
@@ -124,8 +125,7 @@ pub fn read(
         now.known = before.known.clone();
         return (None, now);
     }
-    let count = seen.len();
-    let (mut sites, mut known) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    let (count, mut sites, mut known) = (seen.len(), Vec::new(), Vec::new());
     for seen in seen {
         match seen {
             Seen::Same(same) => {
@@ -333,10 +333,10 @@ impl fmt::Debug for SiteFiles {
 
 /// Runs `read` over batches of the items on several threads; the results are in the items' order.
 fn in_parallel<'i, I: Sync, T: Send>(
+    readers: usize,
     items: &'i [I],
     read: impl Fn(&'i [I]) -> Vec<T> + Sync,
 ) -> Vec<T> {
-    let readers = thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX);
     let next = AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();
