@@ -27,7 +27,7 @@ pub use clients::ClientRates;
 pub use handshakes::{Entry, HandshakeLimits, HandshakeQueue, Waiting};
 pub use held::{Held, HeldLimits, Hold, Reached};
 pub use rate::Rate;
-pub use requests::{Permit, RequestGate, RequestLimits};
+pub use requests::{Paced, Permit, RequestGate, RequestLimits};
 
 use sync::{Mutex, MutexGuard, PoisonError};
 

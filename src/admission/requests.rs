@@ -13,6 +13,12 @@
 //! compare-and-swap below the limit only: the limit is never exceeded, though it may fall below
 //! what is in flight, which then drains.
 //!
+//! An adaptive limit is what the endpoints can do, and a client that takes its time is none of
+//! their work: a download, a stream of events, an upload at its own pace. The gate counts those
+//! ([`Paced`]). Once somebody has waited for [`STARTING_PATIENCE`] they no longer use up the limit,
+//! until they are few and nobody waits. A fixed limit is a number of workers, which such a client
+//! does occupy: it counts them always.
+//!
 //! No waiter is forgotten. A waiter enters the queue, publishes `waiting`, and then looks at
 //! `in_flight` once more; a leaver lowers `in_flight` and then looks at `waiting`. All four are
 //! sequentially consistent, so at least one of them sees the other, takes the lock and grants.
@@ -53,6 +59,10 @@ pub struct RequestGate {
     granted: AtomicU64,
     adapts: AtomicBool,
     adaptation: Adaptation,
+    /// Of those in flight, the ones whose client sets the pace.
+    paced: AtomicU32,
+    /// Whether those use up nothing of the limit.
+    lenient: AtomicBool,
     line: Mutex<FairQueue<Class, Answer>>,
 }
 
@@ -61,7 +71,11 @@ type Answer = oneshot::Sender<Result<Permit, Refusal>>;
 /// One request may be at the endpoints. Dropping it gives the place back.
 pub struct Permit {
     gate: Arc<RequestGate>,
+    paced: Option<Paced>,
 }
+
+/// A request in flight waits for its client. Over when dropped.
+pub struct Paced(Arc<RequestGate>);
 
 impl RequestGate {
     /// A gate that nobody has passed.
@@ -73,6 +87,8 @@ impl RequestGate {
             granted: AtomicU64::new(0),
             adapts: AtomicBool::new(true),
             adaptation: Adaptation::new(),
+            paced: AtomicU32::new(0),
+            lenient: AtomicBool::new(false),
             line: Mutex::new(FairQueue::new(of_line(limits))),
         };
         gate.set_limit(limits.in_flight);
@@ -101,7 +117,7 @@ impl RequestGate {
         if self.waiting.load(Ordering::SeqCst) > 0 || !self.take_place() {
             return None;
         }
-        Some(Permit { gate: self.clone() })
+        Some(Permit::new(self))
     }
 
     /// Enters, waiting its turn where there is no room. `since` is when the request began to wait.
@@ -162,7 +178,7 @@ impl RequestGate {
                     place.left();
                     return answer.unwrap_or(Err(Refusal::RequestDeadline));
                 }
-                () = tokio::time::sleep_until(until.into()) => self.widen(),
+                () = tokio::time::sleep_until(until.into()) => self.relent(),
             }
         }
         match place.give_up() {
@@ -217,7 +233,7 @@ impl RequestGate {
                     Why::Turn => {
                         place = InTransit::None;
                         self.granted.fetch_add(1, Ordering::Relaxed);
-                        answers.push((left.item, Ok(Permit { gate: self.clone() })));
+                        answers.push((left.item, Ok(Permit::new(self))));
                     }
                     Why::Gone => {}
                     Why::Displaced | Why::Expired | Why::Standing => {
@@ -230,28 +246,48 @@ impl RequestGate {
             if matches!(place, InTransit::One) {
                 self.in_flight.fetch_sub(1, Ordering::SeqCst);
             }
+            let are_few = 2 * self.paced.load(Ordering::SeqCst) < self.limit();
+            if are_few && line.is_empty() {
+                self.lenient.store(false, Ordering::SeqCst);
+            }
         }
         send(answers);
     }
 
-    /// Somebody has waited for long: while the start is not over, the requests are slow, as far as can
-    /// be told.
-    fn widen(self: &Arc<Self>) {
-        if self.adapts.load(Ordering::Relaxed)
-            && let Some(limit) = self.adaptation.widen()
-        {
-            self.limit.store(limit, Ordering::SeqCst);
-            self.grant();
+    /// Somebody has waited for long: whose client sets the pace uses up nothing of the limit; and
+    /// while the start is not over, the requests are slow, as far as can be told.
+    fn relent(self: &Arc<Self>) {
+        if !self.adapts.load(Ordering::Relaxed) {
+            return;
         }
+        if let Some(limit) = self.adaptation.widen() {
+            self.limit.store(limit, Ordering::SeqCst);
+        }
+        self.lenient.store(true, Ordering::SeqCst);
+        self.grant();
+    }
+
+    /// How many may be in flight now.
+    fn allowed(&self) -> u32 {
+        let limit = self.limit.load(Ordering::SeqCst);
+        let is_lenient = self.lenient.load(Ordering::SeqCst) && self.adapts.load(Ordering::SeqCst);
+        if is_lenient { limit.saturating_add(self.paced.load(Ordering::SeqCst)) } else { limit }
     }
 
     fn take_place(&self) -> bool {
-        let limit = self.limit.load(Ordering::SeqCst);
+        let allowed = self.allowed();
         self.in_flight
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
-                (count < limit).then_some(count + 1)
+                (count < allowed).then_some(count + 1)
             })
             .is_ok()
+    }
+
+    /// There may be room for who waits.
+    fn look_at_line(self: &Arc<Self>) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.grant();
+        }
     }
 
     fn publish(&self, line: &FairQueue<Class, Answer>) {
@@ -266,6 +302,23 @@ impl RequestGate {
 }
 
 impl Permit {
+    fn new(gate: &Arc<RequestGate>) -> Permit {
+        Permit { gate: gate.clone(), paced: None }
+    }
+
+    /// The endpoint has begun to answer, and the rest takes as long as its client wants.
+    pub fn streams(&mut self) {
+        self.paced = Some(self.waits_for_client());
+    }
+
+    /// Its client has not sent all of it yet; until that is dropped.
+    pub fn waits_for_client(&self) -> Paced {
+        let gate = &self.gate;
+        gate.paced.fetch_add(1, Ordering::SeqCst);
+        gate.look_at_line();
+        Paced(gate.clone())
+    }
+
     /// The endpoint answered, `latency` after the request was sent: teaches the adaptive limit.
     pub fn succeeded(self, latency: Duration) {
         self.observe(Some(latency));
@@ -286,19 +339,23 @@ impl Permit {
         // A reload to a fixed limit may come between; the next reload or window mends it.
         if gate.adapts.load(Ordering::SeqCst) {
             gate.limit.store(limit, Ordering::SeqCst);
-            if gate.waiting.load(Ordering::SeqCst) > 0 {
-                gate.grant();
-            }
+            gate.look_at_line();
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        // First: what is allowed must not count one that is no longer in flight.
+        self.paced = None;
         self.gate.in_flight.fetch_sub(1, Ordering::SeqCst);
-        if self.gate.waiting.load(Ordering::SeqCst) > 0 {
-            self.gate.grant();
-        }
+        self.gate.look_at_line();
+    }
+}
+
+impl Drop for Paced {
+    fn drop(&mut self) {
+        self.0.paced.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

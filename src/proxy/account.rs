@@ -158,6 +158,11 @@ impl Entries {
         self.permit = Some(permit);
     }
 
+    /// What it holds of its site's limit.
+    pub fn permit(&self) -> Option<&Permit> {
+        self.permit.as_ref()
+    }
+
     /// Where it is written to whom the request goes.
     pub fn sent(&self) -> &Sent {
         &self.sent
@@ -169,6 +174,12 @@ impl Entries {
         self.endpoint = self.sent.take().map(|(endpoint, _)| endpoint);
         self.status = response.head.status();
         self.count_attempts(response.retries, UpstreamResult::Answered);
+        if response.upgraded.is_some() {
+            // It is no request any more: connections have bounds of their own.
+            self.learn(None);
+        } else if let Some(permit) = self.permit.as_mut().filter(|_| !response.body.is_whole()) {
+            permit.streams();
+        }
     }
 
     /// No endpoint has answered.

@@ -11,6 +11,7 @@ pub mod connection;
 pub mod handshake;
 pub mod places;
 pub mod request;
+mod upload;
 
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, RandomState};

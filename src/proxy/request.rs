@@ -12,6 +12,7 @@ use http_body::Body;
 
 use super::account::{Account, Entries};
 use super::connection::Holding;
+use super::upload::Upload;
 use super::{Live, RequestIds, SiteState, Thread, certificate};
 use crate::admission::{HeldLimits, Hold};
 use crate::downstream::answer::page_bytes;
@@ -259,7 +260,7 @@ impl Service for Handler {
         let trusted = self.is_trusted(&live);
         let request_id = request_id(&self.thread.request_ids, &head, trusted);
         let mut account = Account::new(self.entries(since, &request_id), Some(head));
-        let mut body = Some(body);
+        let mut body = Some(Upload::new(body));
         async move {
             let (entries, head) = account.parts();
             let head = head.expect("the account was opened with it");
@@ -365,7 +366,7 @@ impl Handler {
         &self,
         forwarding: &Forwarding<'_>,
         entries: &mut Entries,
-        body: &mut Option<B>,
+        body: &mut Option<Upload<B>>,
         interim: &mut I,
     ) -> Result<AnyReply, Refusal>
     where
@@ -378,6 +379,9 @@ impl Handler {
         check_limits(route, length, client)?;
         entries.holds(place_of_client(route, client)?);
         self.admit(route, head, entries).await?;
+        if let Some((body, permit)) = body.as_mut().zip(entries.permit()) {
+            body.begins(permit);
+        }
         let forward = Forward {
             client: &self.connection.text,
             trusted,

@@ -106,6 +106,11 @@ impl ResponseBody {
         ResponseBody { state: State::Http2(Box::new(download)), ..ResponseBody::empty() }
     }
 
+    /// Whether nothing of it is to come from the endpoint.
+    pub fn is_whole(&self) -> bool {
+        matches!(self.state, State::Ended | State::Whole(_))
+    }
+
     /// What was found in the body since the last call: malformed chunks, forbidden trailers, bytes
     /// after the end.
     pub fn take_findings(&mut self) -> Vec<Finding> {

@@ -73,6 +73,54 @@ fn a_full_request_queue_refuses_the_stream_over_http_2() {
     }
 }
 
+/// More of them than an adaptive limit lets in while nothing is known of a site; then a visitor.
+#[track_caller]
+fn check_that_a_visitor_is_served_beside(slow: &str) {
+    let origin = Origin::scripted(|mut connection| {
+        let head = connection.head().expect("a request");
+        match head.target() {
+            "/quick" => connection.send(ok("served")),
+            "/upload" => drop(connection.body(head)),
+            "/chat" => connection.send(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+            ),
+            // A stream of events.
+            _ => {
+                connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n: \r\n");
+            }
+        }
+        connection.rest();
+    });
+    let edge = Edge::before(origin.url());
+    let open = |n| {
+        let mut client = edge.connect("a.test");
+        client.send(slow);
+        eventually("it is at the site", || origin.accepted() == n);
+        client
+    };
+    let clients: Vec<_> = (1..=80).map(open).collect();
+    let response = edge.connect("a.test").ask(get("a.test", "/quick"));
+    assert_eq!((response.status(), &*response.text()), (200, "served"), "beside {}", clients.len());
+    assert_eq!(edge.refused("request-deadline"), 0.0);
+}
+
+#[test]
+fn event_streams_keep_no_visitor_from_a_site() {
+    check_that_a_visitor_is_served_beside(&get("a.test", "/events"));
+}
+
+#[test]
+fn slow_uploads_keep_no_visitor_from_a_site() {
+    let upload = "POST /upload HTTP/1.1\r\nHost: a.test\r\nContent-Length: 9\r\n\r\npart";
+    check_that_a_visitor_is_served_beside(upload);
+}
+
+#[test]
+fn open_tunnels_keep_no_visitor_from_a_site() {
+    let upgrade = "GET /chat HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    check_that_a_visitor_is_served_beside(upgrade);
+}
+
 #[test]
 fn a_request_that_waits_past_its_deadline_is_a_503() {
     let (release, held) = mpsc::channel::<()>();

@@ -320,3 +320,58 @@ impl Scene {
         assert!(self.gate.state().depth == 0 || self.gate.in_flight() == 1, "{at}");
     }
 }
+
+/// As many as there is room for, each with a client that takes its time.
+fn paced(gate: &Arc<RequestGate>) -> Vec<Permit> {
+    let mut permits: Vec<Permit> = std::iter::from_fn(|| gate.try_enter()).collect();
+    permits.iter_mut().for_each(Permit::streams);
+    permits
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_clients_use_up_nothing_of_an_adaptive_limit_once_somebody_has_waited() {
+    let gate = RequestGate::new(RequestLimits { in_flight: None, ..LIMITS });
+    let mut downloads = paced(&gate);
+    // The first who waits makes the limit of the start a usual one, the second counts the others out.
+    for _ in 0..2 {
+        let start = tokio::time::Instant::now();
+        let mut permit = enter(&gate, Class::Normal).await.unwrap();
+        assert_eq!(start.elapsed(), STARTING_PATIENCE);
+        permit.streams();
+        downloads.push(permit);
+        downloads.extend(paced(&gate));
+    }
+    let (limit, slow) = (gate.limit(), downloads.len() as u32);
+    assert!(slow > limit, "{slow} of {limit}");
+    let mut others: Vec<Permit> = std::iter::from_fn(|| gate.try_enter()).collect();
+    assert_eq!((others.len() as u32, gate.in_flight()), (limit, limit + slow));
+    // One that was fast becomes slow: its place is for who waits.
+    let waiting = enter(&gate, Class::Normal);
+    others[0].streams();
+    let last = waiting.await.unwrap();
+    // Once they are few and nobody waits, they count again.
+    downloads.clear();
+    let waiting = enter(&gate, Class::Normal);
+    drop(last);
+    drop(waiting.await);
+    others.extend(std::iter::from_fn(|| gate.try_enter()));
+    assert_eq!((others.len() as u32, gate.in_flight()), (limit, limit));
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_clients_occupy_the_workers_of_a_fixed_limit() {
+    let gate = RequestGate::new(LIMITS);
+    let mut held = [gate.try_enter().unwrap(), gate.try_enter().unwrap()];
+    held.iter_mut().for_each(Permit::streams);
+    is_refused(enter(&gate, Class::Normal).await, Refusal::RequestDeadline);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_counts_as_slow_until_its_end_only() {
+    let gate = RequestGate::new(RequestLimits { in_flight: None, ..LIMITS });
+    let permit = gate.try_enter().unwrap();
+    let upload = permit.waits_for_client();
+    assert_eq!(gate.paced.load(Ordering::SeqCst), 1);
+    drop(upload);
+    assert_eq!((gate.paced.load(Ordering::SeqCst), gate.in_flight()), (0, 1));
+}
