@@ -28,8 +28,7 @@
 //!   deadline, each that was served found the oldest waiting for `patience` or longer is offered
 //!   more than it is served, and waiting will not mend that: it stands. From then on none of it
 //!   waits longer than `patience`: those who cannot be served are told soon (CoDel: Nichols,
-//!   Jacobson 2012). Who came before that may wait for half the deadline: where the line has only just
-//!   come to stand they are soon served, and a no that late would be one for nothing. A newcomer is told at once where as many wait as were served lately in three
+//!   Jacobson 2012). A newcomer is told at once where as many wait as were served lately in three
 //!   quarters of that: to take it in would cost more than it has to hope for. The line stands until it
 //!   is served within half of `patience` and has told no newcomer so for a deadline, or is empty. A line that is never empty but served in time
 //!   does not stand, however busy, nor does a burst; and no line is touched by another's standing.
@@ -486,18 +485,11 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         *late = is_late.then(|| late.map_or_else(|| Late::begin(now), serve));
     }
 
-    /// An entry of the key that has waited for longer than it may in a line that stands. One that came
-    /// before the line did may wait for half the deadline: where few wait, it is soon served.
+    /// An entry of the key that has waited for longer than it may in a line that stands.
     fn out_of_patience(&self, key: usize, now: Instant) -> Option<usize> {
-        let Limits { deadline, patience, .. } = self.limits;
         let standing = self.keys[key].lines.iter().filter(|line| self.stands(line, now));
-        let mut oldest = standing.filter_map(|line| line.waiting.first().zip(line.late));
-        let found = oldest.find(|(at, late)| {
-            let since = self.entries[*at].since;
-            let came_before = since < late.since + deadline;
-            is_past(since, if came_before { patience.max(deadline / 2) } else { patience }, now)
-        });
-        found.map(|(at, _)| at)
+        let mut oldest = standing.filter_map(|line| line.waiting.first());
+        oldest.find(|at| is_past(self.entries[*at].since, self.limits.patience, now))
     }
 
     fn begin_turn(&mut self) -> Option<usize> {
