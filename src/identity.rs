@@ -100,6 +100,20 @@ pub fn unix_now() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
+/// What is written from now on has other time stamps than what was written before.
+#[cfg(test)]
+pub fn let_a_tick_pass() {
+    let probe = tempfile::NamedTempFile::new().unwrap();
+    let stamp = || {
+        std::fs::write(probe.path(), "x").unwrap();
+        FileIdentity::of(&fstat(probe.as_file()).unwrap()).changed
+    };
+    let before = stamp();
+    while stamp() == before {
+        std::thread::yield_now();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
@@ -131,23 +145,11 @@ mod tests {
             &|| fs::remove_dir_all(path("a")).unwrap(),
         ];
         for change in changes {
-            wait_for_a_tick(&before);
+            let_a_tick_pass();
             change();
             let now = listed(folder.path()).unwrap();
             assert!(!now.has_names_of(&before));
             before = Listed { taken: i64::MAX, ..now };
-        }
-    }
-
-    /// Until what changes now has other stamps than what was looked at before.
-    fn wait_for_a_tick(before: &Listed) {
-        let probe = tempfile::NamedTempFile::new().unwrap();
-        let stamp = || {
-            fs::write(probe.path(), "x").unwrap();
-            FileIdentity::of(&fstat(probe.as_file()).unwrap()).changed
-        };
-        while stamp() <= before.identity.changed {
-            std::thread::yield_now();
         }
     }
 }

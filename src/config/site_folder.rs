@@ -366,6 +366,7 @@ mod tests {
 
     use super::super::file::MainFile;
     use super::*;
+    use crate::identity::let_a_tick_pass;
     use crate::screen::Profile;
 
     const SITE: &str = "hosts = [\"a.test\"]\nupstreams = [\"http://127.0.0.1:8001\"]\n";
@@ -378,19 +379,6 @@ mod tests {
         let_a_tick_pass();
         files.settle();
         (folder, files)
-    }
-
-    /// What is written from now on has other time stamps than what was written before.
-    fn let_a_tick_pass() {
-        let probe = tempfile::NamedTempFile::new().unwrap();
-        let stamp = || {
-            fs::write(probe.path(), "x").unwrap();
-            fs::metadata(probe.path()).unwrap().modified().unwrap()
-        };
-        let before = stamp();
-        while stamp() == before {
-            thread::yield_now();
-        }
     }
 
     fn load(

@@ -9,6 +9,7 @@ use super::super::folder::Folder;
 use super::super::load::load_at;
 use super::super::{CertStore, Loaded};
 use super::{Certs, issue, names, now, told};
+use crate::identity::let_a_tick_pass;
 
 fn counts(loaded: &Loaded) -> (usize, usize, usize, usize) {
     (loaded.added.len(), loaded.changed.len(), loaded.removed.len(), loaded.kept.len())
@@ -133,19 +134,6 @@ fn a_folder_whose_names_stayed_is_not_listed_and_each_of_its_files_is_looked_at(
     check(false, (1, 0, 1, 1), &["b", "c", "d", "e"]);
     certs.put("b", &issue(&["b.example"]));
     check(true, (0, 1, 0, 0), &["b", "c", "d", "e"]);
-}
-
-/// What is written from now on has other time stamps than what was written before.
-fn let_a_tick_pass() {
-    let probe = tempfile::NamedTempFile::new().unwrap();
-    let stamp = || {
-        fs::write(probe.path(), "x").unwrap();
-        fs::metadata(probe.path()).unwrap().modified().unwrap()
-    };
-    let before = stamp();
-    while stamp() == before {
-        std::thread::yield_now();
-    }
 }
 
 #[test]
