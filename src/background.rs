@@ -16,8 +16,8 @@ pub fn lowest_priority() {
 }
 
 /// How many threads may load at once: all cores' while nobody is served yet; beside serving threads
-/// one core stays free. Niceness alone does not see to that, nor does SCHED_IDLE or another time slice
-/// (docs/certificates.md has what was measured).
+/// one core stays free. Niceness alone does not see to that, nor does SCHED_IDLE or another time
+/// slice (docs/certificates.md has what was measured).
 pub fn loading_threads(loading: Loading) -> usize {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     match loading {

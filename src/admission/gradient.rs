@@ -18,13 +18,14 @@
 //!   goes back to where it was before it shrank.
 //!
 //! Phases: *starting*, in which each window in which the latency stays doubles the limit, and the
-//! first in which it does not ends the start; *steady*, until a number of pressed windows has passed or the limit has lost half of
-//! what it was after the last probe; *settling*, while requests admitted under the old limit
-//! finish (their window is thrown away); *probing*, one window; steady again.
+//! first in which it does not ends the start; *steady*, until a number of pressed windows has passed
+//! or the limit has lost half of what it was after the last probe; *settling*, while requests
+//! admitted under the old limit finish (their window is thrown away); *probing*, one window; steady
+//! again.
 //!
 //! A window has at least [`SAMPLES_MIN`] samples ([`SAMPLES_STARTING`] at the start) and twice the
-//! limit in force: by Little's law it then spans at least two latencies, and a change of the limit is
-//! judged by requests that saw it.
+//! limit in force: by Little's law it then spans at least two latencies, and a change of the limit
+//! is judged by requests that saw it.
 
 use std::time::Duration;
 

@@ -121,8 +121,8 @@ impl fmt::Display for KeyRate {
                 let Signatures { base, base_per_second, threads, .. } = from;
                 write!(
                     f,
-                    "{key} {:.0}/s, computed: {threads} / ({threads} / {base_per_second:.0} s of {base} - its \
-                     signature's {} µs + {} µs)",
+                    "{key} {:.0}/s, computed: {threads} / ({threads} / {base_per_second:.0} s of \
+                     {base} - its signature's {} µs + {} µs)",
                     rate.per_second,
                     from.base_signature.as_micros(),
                     from.signature.as_micros()
