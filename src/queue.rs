@@ -21,23 +21,22 @@
 //!   key's turns go to the one that has been served less cost, so that many of one sort do not shut
 //!   out the few of the other; a key is put out of its more numerous sort first. Between keys sorts
 //!   make no difference.
-//! - **Order inside a sort.** First in first out while its oldest is younger than half the
-//!   deadline, then newest first: when not all can be served in time, some are served soon rather
-//!   than all late.
-//! - **Standing lines.** A line is the entries of one key and sort. One of which, for a whole
-//!   deadline, each that was served found the oldest waiting for `patience` or longer is offered
-//!   more than it is served, and waiting will not mend that: it stands. From then on none of it
-//!   waits longer than `patience`: those who cannot be served are told soon (CoDel: Nichols,
-//!   Jacobson 2012). A newcomer is told at once where as many wait as were served lately in three
-//!   quarters of that: to take it in would cost more than it has to hope for. The line stands until it
-//!   is served within half of `patience` and has told no newcomer so for a deadline, or is empty. A line that is never empty but served in time
-//!   does not stand, however busy, nor does a burst; and no line is touched by another's standing.
-//!   With `patience` no shorter than the deadline there is no such rule. An entry put out for its age
-//!   leaves at its key's turn, or at any push or `expire` while its key is the fattest.
+//! - **Forecast.** A line is the entries of one key and sort. Its pace, how fast it was served since
+//!   it was last empty, lately above all, tells how long a newcomer will wait. Where that is longer than
+//!   `patience`, the newcomer is told at once: that costs least, and whoever was let in is served in
+//!   time, unless the pace falls below `patience / deadline` of what it was. While less than a
+//!   sixteenth of the deadline has passed since the line was empty, or fewer than eight were served
+//!   since (within two deadlines), everybody is let in: a burst. With `patience` no shorter than the
+//!   deadline there is no such rule.
+//! - **Order inside a sort.** First in first out while its oldest is younger than half the deadline,
+//!   then newest first: when not all can be served in time, some are served soon rather than all late
+//!   (adaptive LIFO). Where the line has told a newcomer to go within the last deadline, those in it can
+//!   be served, and it is first in first out up to seven eighths.
 //!
 //! States of an entry: *waiting* from `push` until it leaves, exactly once, by `pop` ([`Why::Turn`],
-//! [`Why::Gone`], [`Why::Expired`], [`Why::Standing`]), by another's `push` or by `shed` (these and
-//! [`Why::Displaced`]), by `expire`, or by `remove` of its [`Ticket`], which is stale from then on.
+//! [`Why::Gone`], [`Why::Expired`]), by its own `push` ([`Why::Expired`], [`Why::Hopeless`]), by
+//! another's or by `shed` ([`Why::Expired`], [`Why::Displaced`]), by `expire`, or by `remove` of its
+//! [`Ticket`], which is stale from then on.
 //! A key exists exactly while it has entries: memory depends on `depth`, not on the keys ever seen.
 //! Credit left when a key's last entry leaves is forgotten.
 //!
@@ -51,8 +50,8 @@
 //! client waited in the kernel); such an entry is judged by its own `since` when its turn comes,
 //! so nothing past its deadline is ever served, but it may hold its place until then.
 
-mod late;
 mod list;
+mod pace;
 #[cfg(test)]
 mod tests;
 
@@ -62,8 +61,8 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use late::Late;
 use list::{Links, List};
+use pace::Pace;
 
 /// A bounded queue, fair between keys. The file's header has the rules.
 pub struct FairQueue<K, T> {
@@ -92,7 +91,8 @@ pub struct Limits {
     pub depth: usize,
     /// Age past which an entry is not served.
     pub deadline: Duration,
-    /// The same in a line that stands; no rule of its own where it is no shorter.
+    /// A newcomer that has longer to wait, by the pace of its line, is told at once; no rule where it is
+    /// no shorter than the deadline.
     pub patience: Duration,
 }
 
@@ -171,8 +171,8 @@ pub enum Why {
     Expired,
     /// The queue was full, and this was the fattest key's oldest.
     Displaced,
-    /// Its line stands, and this was its oldest, or a newcomer without hope.
-    Standing,
+    /// A newcomer that its line cannot serve in time.
+    Hopeless,
 }
 
 struct Waiter<T> {
@@ -206,8 +206,8 @@ struct Key<K, T> {
 struct Line<T> {
     waiting: List<Waiter<T>>,
     count: u64,
-    /// How long whoever was served has found the oldest waiting for too long.
-    late: Option<Late>,
+    /// Of a line that is not empty.
+    pace: Option<Pace>,
     /// Cost served; comparable with the other sort's while both wait.
     served: u64,
 }
@@ -215,7 +215,7 @@ struct Line<T> {
 impl<T> Line<T> {
     fn new() -> Line<T> {
         let waiting = List::new(|waiter: &mut Waiter<T>| &mut waiter.of_sort);
-        Line { waiting, count: 0, late: None, served: 0 }
+        Line { waiting, count: 0, pace: None, served: 0 }
     }
 }
 
@@ -273,13 +273,13 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         let line = &mut owner.lines[entry.sort as usize];
         if line.count == 0 {
             line.served = line.served.max(other);
-            line.late = None;
+            line.pace = Some(Pace::begin(now));
         }
         line.waiting.push_back(&mut self.entries, at);
         line.count += 1;
         self.settle_fatness(key);
         let left = match self.is_hopeless(key, entry.sort, now) {
-            true => Some(self.leave(at, Why::Standing, now)),
+            true => Some(self.leave(at, Why::Hopeless, now)),
             false => self.shed(now),
         };
         Pushed { ticket: Ticket { at, serial }, left }
@@ -296,17 +296,17 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         if is_past(waiter.since, self.limits.deadline, now) {
             return Some(self.leave(at, Why::Expired, now));
         }
-        if let Some(oldest) = self.out_of_patience(waiter.key, now) {
-            return Some(self.leave(oldest, Why::Standing, now));
-        }
         if gone(&waiter.item) {
             return Some(self.leave(at, Why::Gone, now));
         }
         let Waiter { key, sort, cost, .. } = *waiter;
-        self.judge(key, sort, now);
         let owner = &mut self.keys[key];
         owner.credit -= cost;
-        owner.lines[sort as usize].served += cost;
+        let line = &mut owner.lines[sort as usize];
+        line.served += cost;
+        if let Some(pace) = &mut line.pace {
+            pace.serve(self.limits.deadline, now);
+        }
         Some(self.leave(at, Why::Turn, now))
     }
 
@@ -319,16 +319,11 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         owner.lines[sort as usize].served += u64::from(cost);
     }
 
-    /// Puts out the entry that was pushed first, if its deadline has passed, else the oldest of the
-    /// fattest key, if that key stands and it has waited too long for that.
+    /// Puts out the entry that was pushed first, if its deadline has passed.
     pub fn expire(&mut self, now: Instant) -> Option<Left<T>> {
         let at = self.ages.first()?;
-        if is_past(self.entries[at].since, self.limits.deadline, now) {
-            return Some(self.leave(at, Why::Expired, now));
-        }
-        let key = self.fatness.get(self.fattest)?.first()?;
-        let oldest = self.out_of_patience(key, now)?;
-        Some(self.leave(oldest, Why::Standing, now))
+        let is_late = is_past(self.entries[at].since, self.limits.deadline, now);
+        is_late.then(|| self.leave(at, Why::Expired, now))
     }
 
     /// Puts out one entry if more than `depth` wait, as they may after [`FairQueue::set_limits`].
@@ -449,47 +444,22 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
             [_, light] => light,
         };
         let oldest = line.waiting.first()?;
-        let late = is_past(self.entries[oldest].since, self.limits.deadline / 2, now);
-        if late { line.waiting.last() } else { Some(oldest) }
+        let deadline = self.limits.deadline;
+        let in_order = match line.pace {
+            Some(pace) if pace.has_told(deadline, now) => deadline * 7 / 8,
+            _ => deadline / 2,
+        };
+        let is_late = is_past(self.entries[oldest].since, in_order, now);
+        if is_late { line.waiting.last() } else { Some(oldest) }
     }
 
-    /// Whether the line has been offered more than it is served for a whole deadline.
-    fn stands(&self, line: &Line<T>, now: Instant) -> bool {
-        let Limits { deadline, patience, .. } = self.limits;
-        patience < deadline && line.late.is_some_and(|late| is_past(late.since, deadline, now))
-    }
-
-    /// Whether the line's last has too many before it.
+    /// Whether the line's last, a newcomer, cannot be served in time.
     fn is_hopeless(&mut self, key: usize, sort: Sort, now: Instant) -> bool {
-        let time = self.limits.patience * 3 / 4;
-        let line = &self.keys[key].lines[sort as usize];
+        let Limits { deadline, patience, .. } = self.limits;
+        let line = &mut self.keys[key].lines[sort as usize];
         let before = line.count - 1;
-        let is_beyond = line.late.is_some_and(|late| late.is_beyond(before, time, now));
-        let is_hopeless = is_beyond && self.stands(line, now);
-        if is_hopeless && let Some(late) = &mut self.keys[key].lines[sort as usize].late {
-            late.hopeless_at = Some(now);
-        }
-        is_hopeless
-    }
-
-    /// Looks how long the line makes wait, as one of it is served.
-    fn judge(&mut self, key: usize, sort: Sort, now: Instant) {
-        let line = &self.keys[key].lines[sort as usize];
-        let patience = self.limits.patience / if self.stands(line, now) { 2 } else { 1 };
-        let oldest = line.waiting.first().map(|at| self.entries[at].since);
-        let is_lately = |at| !is_past(at, self.limits.deadline, now);
-        let is_late = oldest.is_some_and(|since| is_past(since, patience, now))
-            || line.late.and_then(|late| late.hopeless_at).is_some_and(is_lately);
-        let late = &mut self.keys[key].lines[sort as usize].late;
-        let serve = |late: Late| late.serve(self.limits.deadline, now);
-        *late = is_late.then(|| late.map_or_else(|| Late::begin(now), serve));
-    }
-
-    /// An entry of the key that has waited for longer than it may in a line that stands.
-    fn out_of_patience(&self, key: usize, now: Instant) -> Option<usize> {
-        let standing = self.keys[key].lines.iter().filter(|line| self.stands(line, now));
-        let mut oldest = standing.filter_map(|line| line.waiting.first());
-        oldest.find(|at| is_past(self.entries[*at].since, self.limits.patience, now))
+        let pace = line.pace.as_mut().filter(|_| patience < deadline);
+        pace.is_some_and(|pace| pace.tell(before, patience, deadline, now))
     }
 
     fn begin_turn(&mut self) -> Option<usize> {
@@ -531,6 +501,9 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         let line = &mut owner.lines[sort as usize];
         line.waiting.unlink(&mut self.entries, at);
         line.count -= 1;
+        if line.count == 0 {
+            line.pace = None;
+        }
         self.settle_fatness(key);
         if self.keys[key].count == 0 {
             self.forget_key(key);

@@ -3,7 +3,7 @@
 
     cargo build --release
     python3 benches/overload/fairness.py                  # all four experiments, RSA-2048; 8 minutes
-    python3 benches/overload/fairness.py --key ecdsa
+    python3 benches/overload/fairness.py --key rsa4096    # ten times the capacity is within a generator's reach
     python3 benches/overload/fairness.py --experiment sites --only sluss control
     python3 benches/overload/fairness.py --quick          # the first, briefly, sluss alone: tests this script
 
@@ -15,7 +15,7 @@
   resumption    a site is flooded with full handshakes; those of its own visitors who resume a session, and those of
                 another site's, get in: 99 % at least.
 
-The proxy has CPU 0, load and origins CPU 1. The capacity is found first, as in run.py. Each experiment is one open-loop run:
+The proxy has CPU 0, load and origins CPU 1, the flood from a generator that gives way. The capacity is found first, as in run.py. Each experiment is one open-loop run:
 the usual visitors alone, then beside the flood. Exit status 1 where sluss misses a goal, or where the control misses none:
 that is sluss with fairness, deadline and isolation switched off in its configuration: one line of all handshakes in order of arrival
 (in `upstream`: one site), queues that hold all and let nobody go, handshake threads of the same priority. The peers are judged alike, for comparison; they know no sites before the handshake,
@@ -87,10 +87,15 @@ def told(lanes):
 
 
 def flood_rate(port):
-    most = overload.capacity(port)
+    most = overload.capacity(port, overload.best_rate(port))
     rate = min(10 * most, overload.GENERATOR * 0.8)
     print(f"    capacity {most:.0f} full handshakes a second, flood {rate:.0f} a second")
     return most, rate
+
+
+def flood(rate):
+    return (f"kind=handshakes,host={FLOODED},sources={lab.SOURCES},rate={rate:.0f},timeout=1500ms,name=flood,"
+            f"start={BEFORE}s,duration={ARGS.seconds}s")
 
 
 def among(names):
@@ -100,13 +105,12 @@ def among(names):
             lab.load(ARGS.sluss, port, 1, "kind=requests,rate=200,name=warm")
             most, rate = flood_rate(port)
             usual = f"kind=handshakes,timeout=5s,rate={most / 5:.0f},hosts={hosts_file(stage, names)}"
-            lanes = lab.load(ARGS.sluss, port, BEFORE + ARGS.seconds,
-                             f"{usual},name=before,start=0s,duration={BEFORE}s",
-                             f"{usual},name=others,start={BEFORE}s,duration={ARGS.seconds}s",
-                             f"kind=handshakes,host={FLOODED},sources={lab.SOURCES},rate={rate:.0f},timeout=1500ms,name=flood,start={BEFORE}s,duration={ARGS.seconds}s")
-            flood = lanes["flood"]
-            print(f"    the flooded site: {flood['offered']} came, {lab.counted(flood, 'completed')} completed,"
-                  f" {lab.counted(flood, *lab.REFUSED)} refused, {lab.counted(flood, *lab.HANGING)} left hanging")
+            lanes = lab.beside(ARGS.sluss, port, BEFORE + ARGS.seconds, [flood(rate)],
+                               f"{usual},name=before,start=0s,duration={BEFORE}s",
+                               f"{usual},name=others,start={BEFORE}s,duration={ARGS.seconds}s")
+            storm = lanes["flood"]
+            print(f"    the flooded site: {storm['offered']} came, {lab.counted(storm, 'completed')} completed,"
+                  f" {lab.counted(storm, *lab.REFUSED)} refused, {lab.counted(storm, *lab.HANGING)} left hanging")
             compare(goals, "the others", lanes["before"], lanes["others"])
             told(lanes)
         finally:
@@ -131,10 +135,10 @@ def upstream(name, stage, goals):
                          f"{usual},name=others,start={BEFORE}s,duration={ARGS.seconds}s",
                          f"kind=requests,host={FLOODED},protocol=h2,streams=64,connections=64,rate={10 * able:.0f},timeout=15s,"
                          f"name=flood,start={BEFORE}s,duration={ARGS.seconds}s")
-        flood = lanes["flood"]
-        served = lab.counted(flood, "completed") / ARGS.seconds
-        print(f"    the slow site: {flood['offered']} came, {served:.0f} a second completed of {able:.0f} that its server can,"
-              f" {lab.counted(flood, *lab.REFUSED)} refused, p99 of the completed {lab.quantile(flood, 'p99'):.0f} ms")
+        storm = lanes["flood"]
+        served = lab.counted(storm, "completed") / ARGS.seconds
+        print(f"    the slow site: {storm['offered']} came, {served:.0f} a second completed of {able:.0f} that its server can,"
+              f" {lab.counted(storm, *lab.REFUSED)} refused, p99 of the completed {lab.quantile(storm, 'p99'):.0f} ms")
         compare(goals, "the others", lanes["before"], lanes["others"])
         told(lanes)
     finally:
@@ -149,9 +153,8 @@ def resumption(name, stage, goals):
         most, rate = flood_rate(port)
         # As patient as the flood: one that is served after it has waited for all of that is not kept.
         resumed = f"kind=resumed,timeout=1500ms,rate={most / 20:.0f},start=0s,duration={BEFORE + ARGS.seconds}s"
-        lanes = lab.load(ARGS.sluss, port, BEFORE + ARGS.seconds,
-                         f"{resumed},host={FLOODED},name=its-own", f"{resumed},host={BESIDE},name=the-others",
-                         f"kind=handshakes,host={FLOODED},sources={lab.SOURCES},rate={rate:.0f},timeout=1500ms,name=flood,start={BEFORE}s,duration={ARGS.seconds}s")
+        lanes = lab.beside(ARGS.sluss, port, BEFORE + ARGS.seconds, [flood(rate)],
+                           f"{resumed},host={FLOODED},name=its-own", f"{resumed},host={BESIDE},name=the-others")
         for lane in (lanes["its-own"], lanes["the-others"]):
             title = lane["name"]
             print(f"    {title}: {lane['offered']} came back, {lane['resumed']} resumed, p99 {lab.quantile(lane, 'p99'):.2f} ms; {lane['outcomes']}")
@@ -194,7 +197,7 @@ def main():
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sluss", default=str(lab.ROOT / "target/release/sluss"))
-    parser.add_argument("--key", choices=["rsa", "ecdsa"], default="rsa")
+    parser.add_argument("--key", choices=list(overload.PLATEAUS), default="rsa")
     parser.add_argument("--experiment", nargs="*", choices=list(EXPERIMENTS))
     parser.add_argument("--only", nargs="*", choices=["sluss", "control", "nginx", "haproxy"])
     parser.add_argument("--seconds", type=int, default=10, help="of each flood")

@@ -3,7 +3,7 @@ a look at the edge while it works, and goals that pass or fail.
 
 Everything started here is ended by whoever started it, by its process id; loopback only.
 """
-import asyncio, contextlib, json, multiprocessing, os, pathlib, random, re, shutil, subprocess, sys, tempfile, threading, time
+import asyncio, concurrent.futures, contextlib, json, multiprocessing, os, pathlib, random, re, shutil, subprocess, sys, tempfile, threading, time
 import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -22,6 +22,8 @@ REFUSED = ("refused_reset", "refused_status", "refused_stream")
 # What the controls of handshakes run on: nobody is let go, whoever came first is next, and handshake threads are as urgent as others.
 UNBOUNDED = 'handshake_depth = 1000000\nhandshake_deadline = "60s"\nhandshake_order = "arrival"'
 UNISOLATED = "handshake_nice = 0"
+# Of the flood's generator beside the one that measures what the flood does to others, on one core.
+FLOOD_NICE = 19
 HANGING = ("connect_timeout", "handshake_timeout", "response_timeout")
 
 
@@ -47,7 +49,8 @@ class Goals:
 
 def certificates(folder):
     """One certificate of each kind, for the domain and all names below it."""
-    for name, key in (("ecdsa", ["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]), ("rsa", ["rsa:2048"]), ("rsa4096", ["rsa:4096"])):
+    for name, key in (("ecdsa", ["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]), ("p384", ["ec", "-pkeyopt", "ec_paramgen_curve:secp384r1"]),
+                      ("rsa", ["rsa:2048"]), ("rsa4096", ["rsa:4096"])):
         subprocess.run(["openssl", "req", "-x509", "-newkey", *key, "-nodes", "-days", "30", "-subj", f"/CN={DOMAIN}",
                         "-addext", f"subjectAltName=DNS:{DOMAIN},DNS:*.{DOMAIN}", "-keyout", f"{folder}/{name}.key",
                         "-out", f"{folder}/{name}.crt"], check=True, stderr=subprocess.DEVNULL)
@@ -105,9 +108,9 @@ access = "off"
     return port, child, (base / "state/admin").read_text().strip()
 
 
-def load(binary, port, seconds, *traffics, path="/1k"):
+def load(binary, port, seconds, *traffics, path="/1k", nice=0):
     """One run of the generator on CPU 1; gives its traffics by name."""
-    command = ["taskset", "-c", "1", binary, "load", f"https://{DOMAIN}:{port}{path}", "--connect", f"127.0.0.1:{port}",
+    command = ["nice", "-n", str(nice), "taskset", "-c", "1", binary, "load", f"https://{DOMAIN}:{port}{path}", "--connect", f"127.0.0.1:{port}",
                "--insecure", "--json", "--duration", f"{seconds * 1000:.0f}ms"]
     for traffic in traffics:
         command += ["--traffic", traffic]
@@ -118,6 +121,13 @@ def load(binary, port, seconds, *traffics, path="/1k"):
         # Connections that must stand before the run were refused: the last flood's queue, or a crowded machine.
         time.sleep(1)
     raise RuntimeError(done.stderr[-500:])
+
+
+def beside(binary, port, seconds, flood, *traffics):
+    """The same with a flood from a generator of its own, whose cryptography gives way to the one that measures."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        flooding = pool.submit(load, binary, port, seconds, *flood, nice=FLOOD_NICE)
+        return {**load(binary, port, seconds, *traffics), **flooding.result()}
 
 
 def quantile(lane, which, span="total"):

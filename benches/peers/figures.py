@@ -11,7 +11,7 @@ PLOTS = {
     "content": ("bodies", "uploads", "websocket-100", "websocket-4k"),
     "memory": ("idle",),
     "sites": ("sites", "sites-new"),
-    "latency": ("p99-shared", "p99-own"),
+    "latency": ("p99-shared", "p99-own", "p99-new", "p99-beside"),
 }
 # In the plots' own units.
 WIDTH, NAME, VALUE, BAR, GAP, TITLE = 640, 130, 110, 16, 6, 34

@@ -24,7 +24,7 @@ import argparse, contextlib, datetime, importlib.util, json, os, pathlib, shlex,
 import figures
 from machine import *
 from peers import CACHE, KNOWN, OURS, WITH_PROFILE, Peers, number, site
-from scenarios import SCENARIOS, WEBSOCKET, idle, steady
+from scenarios import SCENARIOS, WEBSOCKET, idle
 
 WARM_UP = 1
 LOAD = 0.7
@@ -84,18 +84,18 @@ def tell_failed(failed, name, key, error):
     print(f"  {name} failed in {key}: {failed[name]}", flush=True)
 
 
-def rates(stage, names, h1, failed):
-    """Requests a second that each could do: what its CPU time by request, kept busy, leaves room for. `h1` is what this
-    run found before; who is not in it is measured."""
+def rates(stage, names, kind, measured, failed):
+    """How much a second each could do of a kind: what its CPU time by piece, kept busy, leaves room for. `measured` is what
+    this run found before; who is not in it is measured."""
     rates = {}
     for name in names:
         try:
-            rounds = h1.get(name) or [measure(stage, name, SCENARIOS["h1"], SCENARIOS["h1"].work)]
+            rounds = measured.get(name) or [measure(stage, name, SCENARIOS[kind], SCENARIOS[kind].work)]
         except FAILURES as error:
-            tell_failed(failed, name, "h1", error)
+            tell_failed(failed, name, kind, error)
             continue
         rates[name] = 1e6 / statistics.median(one["cpu"] for one in rounds)
-        print(f"  {name:12} could do {rates[name]:8.0f} requests a second", flush=True)
+        print(f"  {name:12} could do {rates[name]:8.0f} {SCENARIOS[kind].unit}s a second", flush=True)
     return rates
 
 
@@ -105,7 +105,7 @@ def start_origin(stage, scenario):
     return stage.start_origin()
 
 
-def run(key, scenario, folder, versions, h1):
+def run(key, scenario, folder, versions, measured):
     """All rounds of a scenario: its title and, by proxy, the rounds."""
     names = [name for name in versions if not scenario.many_sites or name in OURS or KNOWN[name].many_sites]
     if left := [KNOWN[name].title for name in versions if name not in names]:
@@ -115,12 +115,12 @@ def run(key, scenario, folder, versions, h1):
     origin = start_origin(stage, scenario)
     try:
         works = dict.fromkeys(names, scenario.work)
-        if scenario.work is None:
-            able = rates(stage, names, h1, failed)
+        if scenario.load:
+            able = rates(stage, names, scenario.load, measured.get(scenario.load, {}), failed)
             names = list(able)
             shared = LOAD * min(able.values(), default=0)
             title = scenario.title.format(rate=int(shared))
-            works = {name: steady(shared if key == "p99-shared" else LOAD * able[name]) for name in names}
+            works = {name: scenario.work(shared if scenario.shared else LOAD * able[name]) for name in names}
         for _ in range(ARGS.rounds):
             for name in names:
                 try:
@@ -179,12 +179,11 @@ def main():
     os.chmod(folder, 0o755)  # nginx's worker may be another user
     try:
         certificates(folder, wanted)
-        h1 = {}
+        measured = {}
         for key in wanted:
             print(f"\n{key}", flush=True)
-            results["scenarios"][key] = found = run(key, SCENARIOS[key], folder, versions, h1)
-            if key == "h1":
-                h1 = found["rows"]
+            results["scenarios"][key] = found = run(key, SCENARIOS[key], folder, versions, measured)
+            measured[key] = found["rows"]
             print(figures.text(found), flush=True)
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps(results, indent=1))

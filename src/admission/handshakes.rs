@@ -23,10 +23,11 @@ use crate::names::CustomerId;
 use crate::queue::{self, FairQueue, Lane, Left, Limits, Sort, Why};
 use crate::refusal::Refusal;
 
-/// Where a customer's line stands (see [`queue`]), a handshake of it waits for this part of the
-/// deadline at most: short enough for a person not to notice, long
-/// enough that the threads never run out of work between two looks of a serving thread.
-const PATIENCE: u32 = 8;
+/// Where a customer's line would make a newcomer wait for more than this part of the deadline, it is
+/// turned away at once (see [`queue`]). Those let in are served in time even where the pace falls by
+/// half, since another customer comes or the machine slows down; and the threads never run out of
+/// work between two looks of a serving thread.
+const PATIENCE: (u32, u32) = (3, 8);
 
 /// The bounds of the queue.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -220,13 +221,14 @@ fn reason(why: Why) -> Option<Refusal> {
         Why::Turn => None,
         Why::Gone => Some(Refusal::ClientGone),
         Why::Expired => Some(Refusal::HandshakeDeadline),
-        Why::Displaced | Why::Standing => Some(Refusal::HandshakeQueueFull),
+        Why::Displaced | Why::Hopeless => Some(Refusal::HandshakeQueueFull),
     }
 }
 
 fn of_queue(limits: HandshakeLimits) -> Limits {
     let HandshakeLimits { depth, deadline } = limits;
-    Limits { depth, deadline, patience: deadline / PATIENCE }
+    let (parts, of) = PATIENCE;
+    Limits { depth, deadline, patience: deadline * parts / of }
 }
 
 #[cfg(test)]

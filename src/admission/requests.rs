@@ -236,7 +236,7 @@ impl RequestGate {
                         answers.push((left.item, Ok(Permit::new(self))));
                     }
                     Why::Gone => {}
-                    Why::Displaced | Why::Expired | Why::Standing => {
+                    Why::Displaced | Why::Expired | Why::Hopeless => {
                         answers.push((left.item, Err(refusal(left.why))));
                     }
                 }
@@ -426,7 +426,7 @@ fn send(answers: Answers) {
 
 fn refusal(why: Why) -> Refusal {
     match why {
-        Why::Displaced | Why::Standing => Refusal::RequestQueueFull,
+        Why::Displaced | Why::Hopeless => Refusal::RequestQueueFull,
         Why::Expired | Why::Gone | Why::Turn => Refusal::RequestDeadline,
     }
 }

@@ -204,103 +204,131 @@ fn a_change_of_weight_finds_the_fattest_anew() {
     assert_eq!(queue.fattest(), Some((&2, 5)));
 }
 
-const PATIENCE: Duration = DEADLINE.checked_div(8).expect("eight is not zero");
+const PATIENCE: Duration = DEADLINE.checked_div(4).expect("four is not zero");
+const STEP: Duration = DEADLINE.checked_div(1_000).expect("a thousand is not zero");
 
-/// A queue whose key 1 has been offered five times what it is served until its line stands, and when
-/// that was.
-fn standing(now: Instant) -> (FairQueue<u32, u64>, Instant) {
-    let limits = Limits { depth: 2_000, deadline: DEADLINE, patience: PATIENCE };
-    let (mut queue, mut at) = (FairQueue::new(limits), now);
-    for item in 0..1_500 {
-        at = now + DEADLINE * item as u32 / 1_000;
-        queue.push(entry(1, item, at), at);
-        if item % 5 == 4 {
-            while queue.pop(at, |_| false).is_some_and(|left| left.why != Why::Turn) {}
+fn forecasting() -> FairQueue<u32, u64> {
+    FairQueue::new(Limits { depth: 2_000, deadline: DEADLINE, patience: PATIENCE })
+}
+
+/// What a flood of key 1 comes to: one a step, and one in `every` steps is served.
+#[derive(Default)]
+struct Flood {
+    told: usize,
+    /// When each of the served came, and how long it waited.
+    served: Vec<(Instant, Duration)>,
+    /// In other ways.
+    left: Vec<Why>,
+}
+
+impl Flood {
+    fn goes_on(&mut self, queue: &mut FairQueue<u32, u64>, from: Instant, steps: u32, every: u32) {
+        for step in 1..=steps {
+            let at = from + STEP * step;
+            let item = u64::from(step);
+            match queue.push(entry(1, item, at), at).left {
+                Some(left) if left.why == Why::Hopeless => {
+                    assert_eq!((left.item, left.waited), (item, Duration::ZERO));
+                    self.told += 1;
+                }
+                Some(left) => self.left.push(left.why),
+                None => {}
+            }
+            while step % every == 0
+                && let Some(left) = queue.pop(at, |_| false)
+            {
+                if left.why == Why::Turn {
+                    self.served.push((at - left.waited, left.waited));
+                    break;
+                }
+                self.left.push(left.why);
+            }
         }
     }
-    (queue, at)
 }
 
 #[test]
-fn who_cannot_be_served_in_a_line_that_stands_is_told_soon() {
-    let (mut queue, at) = standing(Instant::now());
-    let (mut told, mut served) = (Vec::new(), Vec::new());
-    while let Some(left) = queue.pop(at, |_| false) {
-        match left.why {
-            Why::Standing => told.push(left.waited),
-            Why::Turn => served.push((left.item, left.waited)),
-            why => panic!("{why:?}"),
-        }
-    }
-    assert!(told.is_empty(), "they were told when they had waited for long enough");
-    assert!(served.len() >= 8 && served.iter().all(|(_, waited)| *waited < PATIENCE));
-    assert!(served.is_sorted(), "in their order");
-    // Empty, it stands no more.
-    for item in 2_000..2_002 {
-        queue.push(entry(1, item, at), at);
-    }
-    assert_eq!(items(&mut queue, at + DEADLINE / 4), [2_000, 2_001]);
-}
-
-#[test]
-fn a_newcomer_to_a_line_that_stands_is_told_at_once_where_it_has_no_hope() {
-    let (mut queue, at) = standing(Instant::now());
-    // It is served 200 a second: 25 in its patience.
-    assert!((18..=19).contains(&queue.len()), "{}", queue.len());
-    for item in 2_000..2_010 {
-        let left = queue.push(entry(1, item, at), at).left.map(|left| (left.item, left.why));
-        assert!(left == Some((item, Why::Standing)) || item == 2_000, "{item}: {left:?}");
-        // Whoever else comes is taken in.
+fn in_a_flood_whoever_cannot_be_served_in_time_is_told_at_once_and_the_others_are() {
+    let (mut queue, now) = (forecasting(), Instant::now());
+    // Until it is known how fast it is served, all are taken in: these wait longer.
+    let mut flood = Flood::default();
+    flood.goes_on(&mut queue, now, 2_000, 5);
+    let (mut flood, now) = (Flood::default(), now + STEP * 2_000);
+    flood.goes_on(&mut queue, now, 3_000, 5);
+    assert_eq!(
+        (flood.served.len(), flood.left.len()),
+        (600, 0),
+        "nobody who was let in waits in vain"
+    );
+    assert!((2_390..=2_410).contains(&flood.told), "{}", flood.told);
+    assert!(flood.served.is_sorted_by_key(|(came, _)| *came), "in their order");
+    let longest = flood.served.iter().map(|(_, waited)| *waited).max().unwrap();
+    assert!(longest <= PATIENCE * 11 / 10, "{longest:?}");
+    // Another's newcomers are taken in, and wait for their turn alone.
+    let at = now + STEP * 3_000;
+    for item in 0..50 {
         assert!(queue.push(entry(2, 10_000 + item, at), at).left.is_none());
     }
+    assert!(items(&mut queue, at).iter().position(|item| *item == 10_049).unwrap() < 100);
 }
 
 #[test]
-fn a_line_that_stands_shortens_nobody_elses_patience() {
-    let (mut queue, at) = standing(Instant::now());
-    for item in 0..30 {
-        queue.push(entry(2, 10_000 + item, at), at);
-    }
-    let out = drain(&mut queue, at + DEADLINE / 4);
-    let of_quiet = |(item, _): &&(u64, Why)| *item >= 10_000;
-    let (quiet, flood): (Vec<_>, Vec<_>) = out.iter().partition(of_quiet);
-    assert!(quiet.len() == 30 && quiet.iter().all(|(_, why)| *why == Why::Turn));
-    assert!(flood.len() >= 8 && flood.iter().all(|(_, why)| *why == Why::Standing));
+fn whoever_was_let_in_is_served_even_where_the_pace_falls_by_half() {
+    let (mut queue, now) = (forecasting(), Instant::now());
+    Flood::default().goes_on(&mut queue, now, 3_000, 5);
+    let mut flood = Flood::default();
+    flood.goes_on(&mut queue, now + STEP * 3_000, 2_000, 10);
+    assert_eq!((flood.served.len(), flood.left.len()), (200, 0));
+    let longest = flood.served.iter().map(|(_, waited)| *waited).max().unwrap();
+    assert!(longest > PATIENCE * 3 / 2, "it was felt: {longest:?}");
 }
 
-/// Serves one and takes one in, so often that each of those who wait is served within `wait`.
-fn serve_in_time(queue: &mut FairQueue<u32, u64>, wait: Duration, from: Instant, turns: u32) {
-    let step = wait / queue.len() as u32;
-    for turn in 0..turns {
-        let at = from + step * turn;
-        queue.push(entry(1, 10_000 + u64::from(turn), at), at);
-        let left = queue.pop(at, |_| false).expect("many wait");
-        assert_eq!(left.why, Why::Turn, "turn {turn}");
+#[test]
+fn a_burst_is_taken_in_and_an_empty_line_begins_anew() {
+    let (mut queue, now) = (forecasting(), Instant::now());
+    for round in 0..3 {
+        let now = now + DEADLINE * round;
+        for item in 0..300 {
+            let at = now + DEADLINE * item as u32 / 6_000;
+            assert!(queue.push(entry(1, item, at), at).left.is_none(), "{round}: {item}");
+            if item % 5 == 4 {
+                queue.pop(at, |_| false);
+            }
+        }
+        let late = now + DEADLINE / 5;
+        let newcomer = queue.push(entry(1, 300, late), late).left.map(|left| left.why);
+        assert_eq!(newcomer, Some(Why::Hopeless), "{round}: the burst is over, and this one late");
+        assert_eq!(items(&mut queue, late).len(), 240, "{round}");
     }
 }
 
 #[test]
-fn a_line_that_is_never_empty_but_served_in_time_does_not_stand() {
-    let now = Instant::now();
-    let mut queue = FairQueue::new(Limits { depth: 64, deadline: DEADLINE, patience: PATIENCE });
-    for item in 0..32 {
+fn a_line_that_is_not_served_takes_in_while_it_is_not_known_how_fast_it_is() {
+    let (mut queue, now) = (forecasting(), Instant::now());
+    for item in 0..7 {
         queue.push(entry(1, item, now), now);
+        queue.pop(now, |_| false);
     }
-    // Ten deadlines.
-    serve_in_time(&mut queue, PATIENCE * 9 / 10, now, 32 * 100);
-    assert_eq!(queue.len(), 32);
+    for item in 0..100 {
+        let at = now + DEADLINE * item as u32 / 100;
+        assert!(queue.push(entry(1, item, at), at).left.is_none(), "{item}");
+    }
 }
 
 #[test]
-fn a_line_that_is_served_in_time_again_stands_no_more() {
-    let (mut queue, at) = standing(Instant::now());
-    while queue.len() > 4 {
-        queue.pop(at, |_| false);
-    }
-    // A deadline and more, since it refused newcomers.
-    serve_in_time(&mut queue, PATIENCE / 4, at, 160);
-    let late = at + PATIENCE / 4 * 40 + PATIENCE * 2;
-    assert!(drain(&mut queue, late).iter().all(|(_, why)| *why == Why::Turn));
+fn where_newcomers_are_told_to_go_those_who_wait_go_in_their_order_for_longer() {
+    let (mut queue, now) = (forecasting(), Instant::now());
+    Flood::default().goes_on(&mut queue, now, 3_000, 5);
+    let waits = queue.len();
+    let now = now + STEP * 3_000;
+    let oldest = queue.oldest().unwrap();
+    let late = oldest + DEADLINE * 7 / 8;
+    let told = now + DEADLINE;
+    assert!(told > late, "it has told one to go within the deadline");
+    let first = queue.pop(late - STEP, |_| false).unwrap().waited;
+    let second = queue.pop(late + STEP * 10, |_| false).unwrap();
+    assert_eq!(first, DEADLINE * 7 / 8 - STEP);
+    assert!(second.waited < DEADLINE * 7 / 8 - STEP * waits as u32, "the newest: {second:?}");
 }
 
 #[test]
@@ -326,21 +354,28 @@ struct Waits {
     since: Instant,
 }
 
+#[derive(Clone, Copy)]
+struct Paced {
+    since: Instant,
+    counted_since: Instant,
+    served: u64,
+    told_at: Option<Instant>,
+}
+
 /// The same queue, thought of in the plainest way: what each key holds, in the order of pushes.
 struct Model {
     queue: FairQueue<u32, u64>,
     /// In the order of pushes.
     waiting: Vec<Waits>,
-    /// Since when each line, by key and sort, makes wait for too long; since when its served are
-    /// counted, and how many.
-    late: [[Option<(Instant, Instant, u64)>; 2]; 12],
-    /// When a newcomer to it last had no hope.
-    hopeless_at: [[Option<Instant>; 2]; 12],
+    /// Of each line, by key and sort: since when it is not empty; since when its served are counted, and
+    /// how many; when a newcomer to it last had no hope.
+    lines: [[Option<Paced>; 2]; 12],
     patience: Duration,
     weights: [u32; 12],
     now: Instant,
     depth: usize,
     next_item: u64,
+    told: u32,
     seed: u64,
 }
 
@@ -351,13 +386,13 @@ impl Model {
         Model {
             queue: FairQueue::new(Limits { depth, deadline: DEADLINE, patience }),
             waiting: Vec::new(),
-            late: [[None; 2]; 12],
-            hopeless_at: [[None; 2]; 12],
+            lines: [[None; 2]; 12],
             patience,
             weights: std::array::from_fn(|_| 1 + random.below(4) as u32),
             now: Instant::now(),
             depth,
             next_item: 0,
+            told: 0,
             seed,
         }
     }
@@ -382,15 +417,20 @@ impl Model {
         );
         let seed = self.seed;
         let hopeless = self.is_hopeless(key, sort);
+        let now = self.now;
+        let begun = || Paced { since: now, counted_since: now, served: 0, told_at: None };
+        self.lines[key as usize][sort as usize].get_or_insert_with(begun);
         self.waiting.push(Waits { key, sort, item: self.next_item, since });
         let leaves = hopeless || self.waiting.len() > self.depth;
         assert_eq!(pushed.left.is_some(), leaves, "seed {seed}");
         if hopeless {
             let left = pushed.left.expect("one leaves");
-            assert_eq!((left.item, left.why), (self.next_item, Why::Standing), "seed {seed}");
+            assert_eq!((left.item, left.why), (self.next_item, Why::Hopeless), "seed {seed}");
             assert_eq!(left.waited, self.now - since, "seed {seed}");
             self.waiting.pop();
-            self.hopeless_at[key as usize][sort as usize] = Some(self.now);
+            let line = self.lines[key as usize][sort as usize].as_mut().expect("it is not empty");
+            line.told_at = Some(self.now);
+            self.told += 1;
             return;
         }
         if let Some(left) = pushed.left {
@@ -404,24 +444,23 @@ impl Model {
         }
     }
 
-    /// Whether as many wait in a line that stands as it was served in three quarters of its patience.
+    /// Whether as many wait as were served, lately, in the time that one may wait.
     fn is_hopeless(&self, key: u32, sort: Sort) -> bool {
         let waiting = self.waiting.iter().filter(|w| w.key == key && w.sort == sort).count();
-        let Some((since, counted_since, served)) = self.late[key as usize][sort as usize] else {
-            return false;
-        };
-        let stands = self.patience < DEADLINE && self.now - since >= DEADLINE;
-        let counted = (self.now - counted_since).as_nanos();
-        let time = (self.patience * 3 / 4).as_nanos();
-        stands && waiting as u128 * counted >= u128::from(served) * time
+        let Some(line) = self.lines[key as usize][sort as usize] else { return false };
+        let is_known = line.served >= 8 || self.now - line.since >= DEADLINE * 2;
+        let is_burst = self.now - line.since < DEADLINE / 16;
+        let counted = (self.now - line.counted_since).as_nanos();
+        let time = self.patience.as_nanos();
+        let is_long = waiting as u128 * counted >= u128::from(line.served) * time;
+        self.patience < DEADLINE && is_known && !is_burst && is_long
     }
 
     fn forget_empty(&mut self) {
         for key in 0..12 {
             for sort in [Sort::Heavy, Sort::Light] {
                 if !self.waiting.iter().any(|w| w.key == key && w.sort == sort) {
-                    self.late[key as usize][sort as usize] = None;
-                    self.hopeless_at[key as usize][sort as usize] = None;
+                    self.lines[key as usize][sort as usize] = None;
                 }
             }
         }
@@ -434,17 +473,11 @@ impl Model {
         let line: Vec<Waits> =
             self.waiting.iter().copied().filter(|w| w.key == key && w.sort == sort).collect();
         let waited = self.now - since;
-        let late = &mut self.late[key as usize][sort as usize];
-        let hopeless_at = &mut self.hopeless_at[key as usize][sort as usize];
-        let is_long = late.is_some_and(|(since, ..)| self.now - since >= DEADLINE);
-        let stands = self.patience < DEADLINE && is_long;
+        let paced = self.lines[key as usize][sort as usize].as_mut().expect("it is not empty");
         assert_eq!(left.waited, waited, "seed {seed}");
         match left.why {
             Why::Expired => assert!(waited >= DEADLINE, "seed {seed}"),
-            Why::Standing => {
-                assert!(stands && waited >= self.patience, "seed {seed}");
-                assert_eq!(left.item, line[0].item, "the oldest of its sort, seed {seed}");
-            }
+            Why::Hopeless => panic!("only a newcomer, seed {seed}"),
             Why::Displaced => {
                 assert_eq!(left.item, line[0].item, "the oldest of its sort, seed {seed}");
                 let others = self.waiting.iter().filter(|w| w.key == key && w.sort != sort).count();
@@ -454,26 +487,17 @@ impl Model {
             Why::Turn | Why::Gone => {
                 assert!(waited < DEADLINE, "seed {seed}");
                 let oldest = self.now - line[0].since;
-                assert!(!stands || oldest < self.patience, "seed {seed}");
-                let newest_first = oldest >= DEADLINE / 2;
-                let due = if newest_first { line.last() } else { line.first() };
+                let has_told = paced.told_at.is_some_and(|at| self.now - at < DEADLINE);
+                let in_order = if has_told { DEADLINE * 7 / 8 } else { DEADLINE / 2 };
+                let due = if oldest >= in_order { line.last() } else { line.first() };
                 assert_eq!(Some(left.item), due.map(|waiter| waiter.item), "seed {seed}");
                 if left.why == Why::Turn {
-                    let patience = if stands { self.patience / 2 } else { self.patience };
-                    let is_late = oldest >= patience
-                        || hopeless_at.is_some_and(|at| self.now - at < DEADLINE);
-                    let served =
-                        |(since, counted_since, served): (Instant, Instant, u64)| match self.now
-                            - counted_since
-                        {
-                            long if long >= DEADLINE * 2 => {
-                                (since, counted_since + long / 2, served.div_ceil(2))
-                            }
-                            _ => (since, counted_since, served + 1),
-                        };
-                    let begun = (self.now, self.now, 0);
-                    *late = is_late.then(|| late.map_or(begun, served));
-                    *hopeless_at = hopeless_at.filter(|_| is_late);
+                    let counted = self.now - paced.counted_since;
+                    paced.served += 1;
+                    if counted >= DEADLINE * 2 {
+                        paced.served /= 2;
+                        paced.counted_since += counted / 2;
+                    }
                 }
             }
         }
@@ -505,6 +529,7 @@ impl Model {
 
 #[test]
 fn every_rule_holds_under_random_operations() {
+    let mut told = 0;
     for seed in 0..300 {
         let mut random = Random(seed);
         let mut model = Model::new(seed, &mut random);
@@ -531,7 +556,9 @@ fn every_rule_holds_under_random_operations() {
             }
             model.check_state();
         }
+        told += model.told;
     }
+    assert!(told > 100, "some newcomers had no hope: {told}");
 }
 
 #[test]
