@@ -91,13 +91,13 @@ def load(stage, port, seconds, traffic, *args, nice=0):
 
 def handshakes(kind):
     def work(stage, port, seconds):
-        return load(stage, port, seconds, f"kind={kind},rate={MORE_THAN_ANY},arrivals=constant,group=x25519,tls=1.3",
+        return load(stage, port, seconds, f"kind={kind},then=request,rate={MORE_THAN_ANY},arrivals=constant,group=x25519,tls=1.3",
                     "--in-flight", str(HANDSHAKES_AT_ONCE))[0]
     return work
 
 
 def calm(stage, port, seconds):
-    return load(stage, port, seconds, f"kind=handshakes,rate={CALM},group=x25519,tls=1.3")[0]
+    return load(stage, port, seconds, f"kind=handshakes,then=request,rate={CALM},group=x25519,tls=1.3")[0]
 
 
 def steady(rate):
@@ -115,7 +115,7 @@ def visitors(figure):
     def new(rate):
         def work(stage, port, seconds):
             with concurrent.futures.ThreadPoolExecutor() as pool:
-                coming = pool.submit(load, stage, port, seconds, f"kind=handshakes,rate={rate:.0f},group=x25519,tls=1.3", nice=GIVES_WAY)
+                coming = pool.submit(load, stage, port, seconds, f"kind=handshakes,then=request,rate={rate:.0f},group=x25519,tls=1.3", nice=GIVES_WAY)
                 standing, _ = load(stage, port, seconds, "kind=requests,rate=500,connections=16,tls=1.3")
                 done, report = coming.result()
             behind = ["the generator was late"] if report["generator"]["behind"] else []
@@ -134,7 +134,7 @@ def sites_requests(stage, port, seconds):
 def sites_visitors(stage, port, seconds):
     """New connections, each to a site picked from all of them."""
     names = stage.write("visited", "".join(f"{site(n)}\n" for n in range(stage.sites)))
-    traffic = f"kind=handshakes,sources=64,rate={MORE_THAN_ANY},arrivals=constant,group=x25519,tls=1.3"
+    traffic = f"kind=handshakes,then=request,sources=64,rate={MORE_THAN_ANY},arrivals=constant,group=x25519,tls=1.3"
     return load(stage, port, seconds, traffic, "--hosts", names, "--in-flight", str(HANDSHAKES_AT_ONCE))[0]
 
 
