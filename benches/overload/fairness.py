@@ -2,7 +2,7 @@
 """One site is flooded: what do the others lose? sluss beside nginx and HAProxy, with goals that pass or fail.
 
     cargo build --release
-    python3 benches/overload/fairness.py                  # all four experiments, RSA-2048; 8 minutes
+    python3 benches/overload/fairness.py                  # all four experiments, RSA-2048; 10 minutes
     python3 benches/overload/fairness.py --key rsa4096    # ten times the capacity is within a generator's reach
     python3 benches/overload/fairness.py --experiment sites --only sluss control
     python3 benches/overload/fairness.py --quick          # the first, briefly, sluss alone: tests this script
@@ -15,8 +15,8 @@
   resumption    a site is flooded with full handshakes; those of its own visitors who resume a session, and those of
                 another site's, get in: 99 % at least.
 
-The proxy has CPU 0, load and origins CPU 1, the flood from a generator that gives way. The capacity is found first, as in run.py. Each experiment is one open-loop run:
-the usual visitors alone, then beside the flood. Exit status 1 where sluss misses a goal, or where the control misses none:
+The proxy has CPU 0, load and origins CPU 1, a flood of handshakes from a generator that gives way. The capacity is found
+first, as in run.py. Each experiment is one open-loop run: the usual visitors alone, then beside the flood. Exit status 1 where sluss misses a goal, or where the control misses none:
 that is sluss with fairness, deadline and isolation switched off in its configuration: one line of all handshakes in order of arrival
 (in `upstream`: one site), queues that hold all and let nobody go, handshake threads of the same priority. The peers are judged alike, for comparison; they know no sites before the handshake,
 nor a queue for each site's requests. Clients of the flood and those who resume give up after 1.5 s, the others after 5 s.
@@ -87,7 +87,7 @@ def told(lanes):
 
 
 def flood_rate(port):
-    most = overload.capacity(port, overload.best_rate(port))
+    _, most = overload.find_capacity(port)
     rate = min(10 * most, overload.GENERATOR * 0.8)
     print(f"    capacity {most:.0f} full handshakes a second, flood {rate:.0f} a second")
     return most, rate

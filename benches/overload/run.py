@@ -20,12 +20,14 @@ Goals, at each step: established p99 at most 1.5 times the unloaded one (the med
 capacity 95 % completed; p99 of the completed within the deadline; all others refused, none left hanging, and after the first
 second of the flood 999 in 1,000 of them within 50 ms of their SYN; the kernel's accept queue at most half full, no
 ListenOverflow; 2 s after the flood latency and queue are as before. At the end the resident memory is what it was. Exit
-status 1 where sluss misses one, or the control misses none: that is sluss with fairness, deadline and isolation switched off in its configuration, so that its queue
-holds all, lets nobody go, and serves whoever came first.
+status 1 where sluss misses one, or the control misses none: that is sluss with fairness, deadline and isolation switched off in
+its configuration, so that its queue holds all, lets nobody go, and serves whoever came first.
 `core us` is how long the proxy's threads waited for their core each time they wanted it during the flood, as the kernel counts it:
 of the established p99 the part that no generator can have made. sluss' handshake threads, which are to wait, are not in it.
 Before the steps: the established p99 without a flood on cores that something of the lowest priority keeps busy, which is what a busy
-core costs on this machine, whoever made it so: the established p99 is held against 1.5 times that as well. nginx and HAProxy are judged alike, for comparison; HAProxy once more, told to reject above 250 connections. A step that the generator cannot offer is told and offered as far as it can.
+core costs on this machine, whoever made it so: the established p99 is held against 1.5 times that as well. nginx and HAProxy are
+judged alike, for comparison; HAProxy once more, told to reject above 250 connections. A step that the generator cannot offer is
+told and offered as far as it can.
 
 Needs nginx (the origin), openssl and taskset; haproxy where there is one. Loopback only; everything started here is ended here, by its process id.
 """
@@ -70,6 +72,7 @@ def flood(rate, name, start, duration):
 
 
 def settle(port):
+    """Waits until requests are answered as usual; one that never does so is measured as it is."""
     for _ in range(SETTLE):
         if lab.quantile(lab.load(ARGS.sluss, port, 1, established("settle", 0, 1))["settle"], "p99") < USUAL:
             return
@@ -95,6 +98,18 @@ def capacity(port, rate):
     storm = [flood(rate, "onset", 0, ONSET), flood(rate, "flood", ONSET, CAPACITY)]
     lanes = lab.beside(ARGS.sluss, port, total, storm, established("established", 0, total))
     return lab.counted(lanes["flood"], "completed") / CAPACITY
+
+
+def find_capacity(port):
+    """A rate to offer, and what is completed of it."""
+    best = best_rate(port)
+    able = capacity(port, best)
+    for _ in range(LOWERED):
+        if able > COLLAPSED * best:
+            break
+        best *= LOWER
+        able = capacity(port, best)
+    return best, able
 
 
 def recovered(before, after):
@@ -193,14 +208,9 @@ def over_rounds(rounds):
     return {name: of(name) for name in rounds[0]}
 
 
-def steps(child, port, admin, best):
+def steps(child, port, admin, best, able):
     """All steps, each as often as there are rounds: by multiple of the capacity, the figures of its rounds."""
-    able, found = capacity(port, best), {multiple: [] for multiple in ARGS.steps}
-    for _ in range(LOWERED):
-        if able > COLLAPSED * best:
-            break
-        best *= LOWER
-        able = capacity(port, best)
+    found = {multiple: [] for multiple in ARGS.steps}
     print(f"    capacity {able:.0f} full handshakes a second at {best:.0f} offered", flush=True)
     for _ in range(ARGS.rounds):
         for multiple, rounds in found.items():
@@ -236,7 +246,7 @@ def measure(name, peers_stage):
             busy = lab.load(ARGS.sluss, port, BEFORE, established("busy", 0, BEFORE))["busy"]
         print(f"    unloaded on cores kept busy by what gives way: p50 {lab.quantile(busy, 'p50'):.2f}, p99 {lab.quantile(busy, 'p99'):.2f}, "
               f"at most {lab.quantile(busy, 'max'):.1f} ms")
-        found = steps(child, port, admin, best_rate(port))
+        found = steps(child, port, admin, *find_capacity(port))
         print(f"    median of {ARGS.rounds}, the worst of what hangs and of memory")
         print("    step  offered/s   unloaded p99   est p50      p99      max   good/s  of cap.  new p99  refused p99.9  hanging  back s  MiB  core us")
         unloaded = statistics.median(figures["before"] for rounds in found.values() for figures in rounds)

@@ -22,8 +22,6 @@ REFUSED = ("refused_reset", "refused_status", "refused_stream")
 # What the controls of handshakes run on: nobody is let go, whoever came first is next, and handshake threads are as urgent as others.
 UNBOUNDED = 'handshake_depth = 1000000\nhandshake_deadline = "60s"\nhandshake_order = "arrival"'
 UNISOLATED = "handshake_nice = 0"
-# Of the flood's generator beside the one that measures what the flood does to others, on one core.
-FLOOD_NICE = 19
 HANGING = ("connect_timeout", "handshake_timeout", "response_timeout")
 
 
@@ -126,7 +124,7 @@ def load(binary, port, seconds, *traffics, path="/1k", nice=0):
 def beside(binary, port, seconds, flood, *traffics):
     """The same with a flood from a generator of its own, whose cryptography gives way to the one that measures."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        flooding = pool.submit(load, binary, port, seconds, *flood, nice=FLOOD_NICE)
+        flooding = pool.submit(load, binary, port, seconds, *flood, nice=peers.GIVES_WAY)
         return {**load(binary, port, seconds, *traffics), **flooding.result()}
 
 

@@ -54,6 +54,10 @@ def stalls(seconds=2):
                                                       for cpu, (lost, longest) in enumerate(told))
 
 
+# Niceness of a generator of handshakes beside one that measures, on one core: its cryptography gives way.
+GIVES_WAY = 19
+
+
 @contextlib.contextmanager
 def kept_busy():
     """Both cores have something to do all the time that gives way to everybody at once (SCHED_IDLE). What latency is then more

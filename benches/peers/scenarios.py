@@ -14,8 +14,6 @@ IDLE = 2000
 ANSWER = 5
 SITES_CONNECTED, SITES_RATE = 1000, 6000
 UPLOAD = 1 << 20
-# Of a generator of handshakes beside one whose latencies are the figure, on one core.
-GIVES_WAY = 19
 WEBSOCKET = ROOT / "target/quick/examples/websocket"
 
 

@@ -3,10 +3,9 @@
 //! A handshake thread stands beside each serving thread at lower priority
 //! (`runtime.handshake_nice`): when both want the core, established traffic goes first. It computes
 //! and nothing else: the connection belongs to its serving thread, which waits for the client and
-//! bounds that wait. In
-//! TLS 1.3 the server's one flight holds all the costly work, so one step does it, and the client's
-//! answer is checked where it arrives. Whatever else needs asymmetric crypto (a hello retried, TLS
-//! 1.2, a client's certificate) goes back to the handshake threads for each step.
+//! bounds that wait. In TLS 1.3 the server's one flight holds all the costly work, so one step does
+//! it, and the client's answer is checked where it arrives. Whatever else needs asymmetric crypto (a
+//! hello retried, TLS 1.2, a client's certificate) goes back to the handshake threads for each step.
 //!
 //! A connection that waits for its first step is a value in the queue and no task: under a flood most
 //! are turned away there. Its serving thread gets it back once it has begun.
