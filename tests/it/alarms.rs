@@ -240,7 +240,8 @@ fn descriptors_near_their_bound() {
     let before = wait_for("the open descriptors", || Some(open()).filter(|count| *count > 0.0));
     edge.limit_descriptors(before as u64 + 40);
     let mut clients = Vec::new();
-    while open() < 0.9 * (before + 40.0) {
+    // Whoever asks has descriptors of its own meanwhile, which the edge's next look may not find.
+    while open() < 0.9 * (before + 40.0) + 2.0 {
         // Whole connections: nothing ends them early, however slow the machine.
         clients.push(edge.connect("a.test"));
         eventually("it is accepted", || {
