@@ -9,6 +9,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::shards::Writes;
+
 /// Nanoseconds; a value equal to a bound belongs to that bound's bucket, as in Prometheus.
 pub(super) static FINE: [u64; FINE_BOUNDS] = fine_bounds();
 
@@ -116,20 +118,20 @@ impl<const N: usize> Default for Histogram<N> {
 
 impl<const N: usize> Histogram<N> {
     #[inline]
-    pub(super) fn observe(&self, observed: Observed) {
+    pub(super) fn observe(&self, observed: Observed, writes: Writes) {
         let bucket = if N == FINE_BUCKETS {
             observed.fine
         } else {
             usize::from(SITE_OF_FINE[observed.fine])
         };
-        self.buckets[bucket].fetch_add(1, Relaxed);
-        self.sum.fetch_add(observed.nanoseconds, Relaxed);
+        writes.add(&self.buckets[bucket], 1);
+        writes.add(&self.sum, observed.nanoseconds);
     }
 
-    /// The same, and remembers how long the longest took: a look where it was not.
+    /// The same among others, and remembers how long the longest took: a look where it was not.
     #[inline]
     pub(super) fn observe_longest(&self, observed: Observed) {
-        self.observe(observed);
+        self.observe(observed, Writes::Shared);
         if observed.nanoseconds > self.longest.load(Relaxed) {
             self.longest.fetch_max(observed.nanoseconds, Relaxed);
         }
@@ -261,7 +263,7 @@ mod tests {
     fn a_site_s_bucket_holds_what_its_bounds_say() {
         for nanoseconds in [0, 1, 249_999, 250_000, 250_001, 999_999, 1_000_000, 59_000_000_000] {
             let histogram = Histogram::<SITE_BUCKETS>::default();
-            histogram.observe(Observed::new(Duration::from_nanos(nanoseconds)));
+            histogram.observe(Observed::new(Duration::from_nanos(nanoseconds)), Writes::Shared);
             let mut times = Times::default();
             histogram.add_to(&mut times);
             let bucket = times.buckets.iter().position(|count| *count == 1).unwrap();
@@ -274,7 +276,7 @@ mod tests {
     fn check(microseconds: &[u64], quantile: f64, expected: std::ops::Range<u64>) {
         let histogram = Histogram::<FINE_BUCKETS>::default();
         for value in microseconds {
-            histogram.observe(Observed::new(Duration::from_micros(*value)));
+            histogram.observe(Observed::new(Duration::from_micros(*value)), Writes::Shared);
         }
         let mut times = Times::default();
         histogram.add_to(&mut times);

@@ -1,6 +1,6 @@
 //! What the edge counts, and how it is shown to Prometheus.
 //!
-//! Recording is for the way of a request: a few relaxed adds on the current thread's own shard, no
+//! Recording is for the way of a request: a few plain adds on the current thread's own shard, no
 //! lock, no hash, no allocation. Reading sums the shards; it happens at a scrape and once a second.
 //! Values that other rooms own (queue depths, the kernel's accept queue, certificates, pools) come
 //! in as plain data when the text is made: see [`ScrapeInput`].
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crate::names::SiteId;
 use crate::refusal::Refusal;
-use crate::shards;
+use crate::shards::{self, Writes};
 
 pub use crate::shards::register_thread;
 pub use board::{SITE_LATENCIES_MAX, SITES_MAX};
@@ -117,9 +117,11 @@ impl Default for Shard {
 }
 
 impl Common {
+    /// The current thread's, and how it writes there: every number has a shard.
     #[inline]
-    fn shard(&self) -> &Shard {
-        &self.shards[shards::current(self.shards.len())]
+    fn shard(&self) -> (&Shard, Writes) {
+        let count = self.shards.len();
+        (&self.shards[shards::current(count)], Writes::of_current(count))
     }
 }
 
@@ -150,44 +152,47 @@ impl Metrics {
 
     /// Counts a new client connection; the value is in `state` until told otherwise or dropped.
     pub fn connection(&self, state: ConnectionState) -> ConnectionGauge {
-        let shard = self.common.shard();
-        shard.accepted.fetch_add(1, Relaxed);
-        shard.connections[state as usize].fetch_add(1, Relaxed);
+        let (shard, writes) = self.common.shard();
+        writes.add(&shard.accepted, 1);
+        writes.add(&shard.connections[state as usize], 1);
         ConnectionGauge { common: self.common.clone(), state }
     }
 
     /// Counts idle connections that are ended to make room for new ones.
     pub fn ended_idle(&self, count: u64) {
-        self.common.shard().ended_idle.fetch_add(count, Relaxed);
+        let (shard, writes) = self.common.shard();
+        writes.add(&shard.ended_idle, count);
     }
 
     /// Counts a handshake; `elapsed` is from its first crypto to its end, and is kept for
     /// successful ones alone.
     pub fn handshake(&self, outcome: HandshakeOutcome, elapsed: Duration) {
-        let shard = self.common.shard();
-        shard.handshakes[handshake_slot(outcome)].fetch_add(1, Relaxed);
+        let (shard, writes) = self.common.shard();
+        writes.add(&shard.handshakes[handshake_slot(outcome)], 1);
         if outcome.result == HandshakeResult::Ok {
-            shard.handshake_seconds.observe(Observed::new(elapsed));
+            shard.handshake_seconds.observe(Observed::new(elapsed), writes);
         }
     }
 
     /// Counts an entry that a queue let in, after it waited so long; also one that did not wait.
     #[inline]
     pub fn queue_wait(&self, queue: QueueName, waited: Duration) {
-        self.common.shard().queue_wait[queue as usize].observe(Observed::new(waited));
+        let (shard, writes) = self.common.shard();
+        shard.queue_wait[queue as usize].observe(Observed::new(waited), writes);
     }
 
     /// Counts an entry that a queue refused or discarded. The refusal itself is counted beside,
     /// by [`SiteMetrics::refused`] or [`Metrics::turned_away`].
     pub fn refused(&self, queue: QueueName, refusal: Refusal) {
-        self.common.shard().queue_refused[queue as usize][refusal as usize].fetch_add(1, Relaxed);
+        let (shard, writes) = self.common.shard();
+        writes.add(&shard.queue_refused[queue as usize][refusal as usize], 1);
     }
 
     /// Counts a refusal for which no site is known.
     pub fn turned_away(&self, refusal: Refusal) {
-        let shard = self.common.shard();
-        shard.refused[refusal as usize].fetch_add(1, Relaxed);
-        shard.refused_nameless[refusal as usize].fetch_add(1, Relaxed);
+        let (shard, writes) = self.common.shard();
+        writes.add(&shard.refused[refusal as usize], 1);
+        writes.add(&shard.refused_nameless[refusal as usize], 1);
     }
 
     /// Counts a refusal, at its site where one is known.
@@ -200,10 +205,10 @@ impl Metrics {
 
     /// Counts an answer that the edge gave itself without knowing a site (404, redirect, 400).
     pub fn request_without_site(&self, status: u16, elapsed: Duration) {
-        let shard = self.common.shard();
-        shard.requests[code_slot(status)].fetch_add(1, Relaxed);
-        shard.requests_nameless[code_slot(status)].fetch_add(1, Relaxed);
-        shard.request_seconds.observe(Observed::new(elapsed));
+        let (shard, writes) = self.common.shard();
+        writes.add(&shard.requests[code_slot(status)], 1);
+        writes.add(&shard.requests_nameless[code_slot(status)], 1);
+        shard.request_seconds.observe(Observed::new(elapsed), writes);
     }
 
     /// Counts a reload.
@@ -270,6 +275,9 @@ impl Metrics {
     }
 }
 
+/// Minus one, modulo 2^64.
+const LESS: u64 = u64::MAX;
+
 /// Where one connection stands, in `sluss_connections`; dropping it takes the connection out.
 pub struct ConnectionGauge {
     common: Arc<Common>,
@@ -280,16 +288,17 @@ impl ConnectionGauge {
     /// Moves the connection on.
     #[inline]
     pub fn set(&mut self, state: ConnectionState) {
-        let shard = self.common.shard();
-        shard.connections[self.state as usize].fetch_sub(1, Relaxed);
-        shard.connections[state as usize].fetch_add(1, Relaxed);
+        let (shard, writes) = self.common.shard();
+        writes.add(&shard.connections[self.state as usize], LESS);
+        writes.add(&shard.connections[state as usize], 1);
         self.state = state;
     }
 }
 
 impl Drop for ConnectionGauge {
     fn drop(&mut self) {
-        self.common.shard().connections[self.state as usize].fetch_sub(1, Relaxed);
+        let (shard, writes) = self.common.shard();
+        writes.add(&shard.connections[self.state as usize], LESS);
     }
 }
 

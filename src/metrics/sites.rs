@@ -84,9 +84,9 @@ impl SiteMetrics {
     pub fn request(&self, status: u16, elapsed: Duration) {
         let (slot, observed) = (code_slot(status), Observed::new(elapsed));
         // The process first: who reads in the other order never finds more in a site than in all.
-        let shard = self.common.shard();
-        shard.requests[slot].fetch_add(1, Relaxed);
-        shard.request_seconds.observe(observed);
+        let (shard, writes) = self.common.shard();
+        writes.add(&shard.requests[slot], 1);
+        shard.request_seconds.observe(observed, writes);
         let own =
             self.shards[shards::current(self.shards.len())].get_or_init(|| self.first_counted());
         own.requests[slot].fetch_add(1, Relaxed);
@@ -107,14 +107,15 @@ impl SiteMetrics {
     /// Counts the bytes of a request's and a response's body.
     #[inline]
     pub fn bytes(&self, received: u64, sent: u64) {
-        let shard = self.common.shard();
-        shard.received_bytes.fetch_add(received, Relaxed);
-        shard.sent_bytes.fetch_add(sent, Relaxed);
+        let (shard, writes) = self.common.shard();
+        writes.add(&shard.received_bytes, received);
+        writes.add(&shard.sent_bytes, sent);
     }
 
     /// Counts a refusal of a connection or a request to the site.
     pub fn refused(&self, refusal: Refusal) {
-        self.common.shard().refused[refusal as usize].fetch_add(1, Relaxed);
+        let (shard, writes) = self.common.shard();
+        writes.add(&shard.refused[refusal as usize], 1);
         let own = self.refused.get_or_init(|| {
             self.announce();
             Box::new([const { AtomicU64::new(0) }; REFUSALS])
@@ -126,10 +127,10 @@ impl SiteMetrics {
     /// response head, and is kept for answered ones alone.
     #[inline]
     pub fn upstream(&self, result: UpstreamResult, elapsed: Duration) {
-        let shard = self.common.shard();
-        shard.upstream[result as usize].fetch_add(1, Relaxed);
+        let (shard, writes) = self.common.shard();
+        writes.add(&shard.upstream[result as usize], 1);
         if result == UpstreamResult::Answered {
-            shard.upstream_seconds.observe(Observed::new(elapsed));
+            shard.upstream_seconds.observe(Observed::new(elapsed), writes);
         }
     }
 
