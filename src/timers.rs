@@ -3,7 +3,8 @@
 //! A timer of the runtime costs an allocation in its wheel for each wait, half a microsecond for
 //! each request. A connection here owns one [`Deadline`] for its whole life; arming and disarming
 //! it is one store. A sweep per thread, every [`RESOLUTION`], wakes the tasks whose deadline has
-//! passed. A deadline therefore acts at its time or up to `RESOLUTION` later, never before.
+//! passed. A deadline therefore acts at its time or up to `RESOLUTION` later, never before; one around
+//! an idle wait up to twice that.
 //!
 //! States of a slot: disarmed (`due` is `None`); armed; expired (armed, and `due` had passed at the
 //! last sweep), which stays so until it is armed anew or disarmed. Only its owner arms; the sweep
@@ -70,6 +71,11 @@ impl Timers {
         }
     }
 
+    /// When the last sweep was: the time of day for what may be wrong by [`RESOLUTION`].
+    pub fn swept(&self) -> Instant {
+        self.swept.get()
+    }
+
     /// Lets the `count` longest idle waits end now; returns how many there were to end. Linear in
     /// the number of deadlines: for the moment when room is needed, not for every request.
     pub fn end_longest_idle(&self, count: usize) -> usize {
@@ -130,9 +136,10 @@ impl Deadline {
     }
 
     /// Arms it around an idle wait, which [`Timers::end_longest_idle`] may cut short.
+    /// Counted from the last sweep and one [`RESOLUTION`], so that no clock is read.
     pub fn arm_idle(&self, after: Duration) {
         let slot = &mut self.timers.slots.borrow_mut()[self.key];
-        slot.due = Some(Instant::now() + after);
+        slot.due = Some(self.timers.swept.get() + RESOLUTION + after);
         slot.kind = Kind::Idle;
     }
 

@@ -24,8 +24,8 @@ use crate::buffers;
 use crate::heads;
 use crate::refusal::{Refusal, Side};
 use crate::screen::{
-    self, Direction, Framing, Policy, Reading, Refused, RequestHead, ResponseHead, ResponseTo,
-    Scan, Screened, Storage, Version, chunk,
+    self, Direction, Framing, Policy, Reading, Refused, RequestHead, RequestMethod, ResponseHead,
+    ResponseTo, Scan, Screened, Storage, Version, chunk,
 };
 use crate::timers::Timers;
 
@@ -76,7 +76,7 @@ async fn serve_wire<T: Transport, S: Service>(wire: Shared<T>, service: S) {
         let since = Instant::now();
         let ending = match read_head(&wire, &service, since).await {
             // Boxed: an idle connection does not hold the room that a request needs.
-            Ok(screened) => Box::pin(exchange(&wire, &service, screened, since)).await,
+            Ok(judged) => Box::pin(exchange(&wire, &service, judged, since)).await,
             Err(Unread::Quietly) => Ending::Abort,
             Err(Unread::Refused(refusal, refused)) => {
                 let request_id = service.refused(refusal, refused.as_deref());
@@ -130,14 +130,14 @@ async fn read_head<T: Transport, S: Service>(
     wire: &Shared<T>,
     service: &S,
     since: Instant,
-) -> Result<Screened<RequestHead>, Unread> {
+) -> Result<Judgement, Unread> {
     wire.borrow().reading.arm_at(since + service.limits().head);
     let mut judged =
         Judged { scan: Scan::default(), storage: heads::take(), policy: service.policy(None) };
     loop {
         judged = match judge(&mut wire.borrow_mut().input, service, judged)? {
-            Judgement::Complete(screened) => return Ok(screened),
-            Judgement::Partial(judged) => judged,
+            Judging::Complete(judgement) => return Ok(judgement),
+            Judging::Partial(judged) => judged,
         };
         match poll_fn(|cx| wire.borrow_mut().poll_fill(cx)).await {
             Ok(()) => {}
@@ -154,32 +154,33 @@ struct Judged {
     policy: Arc<Policy>,
 }
 
-enum Judgement {
+enum Judging {
     Partial(Judged),
-    Complete(Screened<RequestHead>),
+    Complete(Judgement),
 }
 
-fn judge<S: Service>(
-    input: &mut BytesMut,
-    service: &S,
-    judged: Judged,
-) -> Result<Judgement, Unread> {
+/// A head, and by what it was judged.
+struct Judgement {
+    screened: Screened<RequestHead>,
+    policy: Arc<Policy>,
+}
+
+fn judge<S: Service>(input: &mut BytesMut, service: &S, judged: Judged) -> Result<Judging, Unread> {
     let Judged { mut scan, storage, policy } = judged;
     match screen::request(input, &mut scan, &policy, storage) {
-        Ok(Reading::Partial(storage)) => Ok(Judgement::Partial(Judged { scan, storage, policy })),
+        Ok(Reading::Partial(storage)) => Ok(Judging::Partial(Judged { scan, storage, policy })),
         Ok(Reading::Complete { screened, consumed }) => {
-            let own = service.policy(Some(screened.head.authority().host()));
-            if Arc::ptr_eq(&own, &policy) {
+            let host = screened.head.authority().host();
+            let Some(policy) = service.other_policy(host, &policy) else {
                 input.advance(consumed);
-                return Ok(Judgement::Complete(screened));
-            }
+                return Ok(Judging::Complete(Judgement { screened, policy }));
+            };
             // The host's site judges by rules of its own: once more, with these.
             let storage = screened.head.into_storage();
-            judge(input, service, Judged { scan: Scan::default(), storage, policy: own })
+            judge(input, service, Judged { scan: Scan::default(), storage, policy })
         }
         Err(refused) => {
-            let own = refused.host().map(|host| service.policy(Some(host)));
-            match own.filter(|own| !Arc::ptr_eq(own, &policy)) {
+            match refused.host().and_then(|host| service.other_policy(host, &policy)) {
                 // It is for the host's site to refuse, not for that of the server name.
                 Some(policy) => {
                     let (scan, storage) = (Scan::default(), refused.storage);
@@ -208,17 +209,17 @@ struct Shape {
 fn exchange<T: Transport, S: Service>(
     wire: &Shared<T>,
     service: &S,
-    screened: Screened<RequestHead>,
+    judgement: Judgement,
     since: Instant,
 ) -> impl Future<Output = Ending> {
-    let Screened { head, findings } = screened;
+    let Judgement { screened: Screened { head, findings }, policy } = judgement;
     let has_body = !matches!(head.framing(), Framing::None | Framing::Length(0));
     let shape = Shape {
         host: has_body.then(|| head.authority().host().into()),
-        policy: service.policy(Some(head.authority().host())),
+        policy,
         version: head.version(),
         persistent: head.persistent(),
-        is_head: head.method() == "HEAD",
+        is_head: head.request_method() == RequestMethod::Head,
         expects_continue: head.expects_continue(),
         patience: service.limits().body,
     };

@@ -358,10 +358,9 @@ fn screened<S: Service>(
         Ok(screened) => Some(screened.head.authority().host()),
         Err(refused) => refused.host(),
     };
-    let Some(own) = host.map(|host| service.policy(Some(host))) else { return judged };
-    if Arc::ptr_eq(&own, &policy) {
+    let Some(own) = host.and_then(|host| service.other_policy(host, &policy)) else {
         return judged;
-    }
+    };
     // The host's site judges by rules of its own: once more, with these.
     let storage = judged.map_or_else(|refused| refused.storage, |it| it.head.into_storage());
     screen::request_h2(parts, end_stream, &own, storage)

@@ -11,12 +11,13 @@ pub mod h2;
 pub mod tunnel;
 pub mod wire;
 
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -28,6 +29,16 @@ use crate::screen::{Direction, Finding, Policy, Refused, RequestHead, ResponseHe
 pub trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
     /// Ready once the client has closed or reset the connection; consumes nothing.
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Ready where a read may find something.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Reads what is there at once into the room that `input` has; 0 is the end.
+    fn poll_read_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &mut BytesMut,
+    ) -> Poll<io::Result<usize>>;
 }
 
 /// How long this side waits for a client, and what one request may hold.
@@ -58,6 +69,9 @@ pub trait Service: 'static {
 
     /// The policy by which a head is judged: first without, then with the host it names.
     fn policy(&self, host: Option<&str>) -> Arc<Policy>;
+
+    /// That of the host, where it is another one than `judged`.
+    fn other_policy(&self, host: &str, judged: &Arc<Policy>) -> Option<Arc<Policy>>;
 
     /// The largest request body that the host's site takes; `None` is no bound.
     fn body_bytes_max(&self, host: &str) -> Option<u64>;

@@ -5,13 +5,12 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::AsyncReadExt;
 
 use super::Transport;
 use super::body::Progress;
@@ -77,13 +76,16 @@ impl<T: Transport> Wire<T> {
         if self.ended {
             return Poll::Ready(Err(Stop::Ended));
         }
+        // Most looks find nothing, and take no buffer for that.
+        if self.io.poll_readable(cx).is_pending() {
+            return self.poll_nothing_read(cx);
+        }
         if self.input.capacity() == 0 {
             self.input = buffers::take();
         }
         // Reclaims the buffer in place where the pieces given out are gone.
         self.input.reserve(if self.input.is_empty() { buffers::BUFFER_BYTES } else { 1_024 });
-        let read = pin!(self.io.read_buf(&mut self.input)).poll(cx);
-        match read {
+        match self.io.poll_read_some(cx, &mut self.input) {
             Poll::Ready(Ok(0)) => {
                 self.ended = true;
                 Poll::Ready(Err(Stop::Ended))
@@ -93,13 +95,15 @@ impl<T: Transport> Wire<T> {
                 self.ended = true;
                 Poll::Ready(Err(Stop::Broken))
             }
-            Poll::Pending => {
-                if self.input.is_empty() {
-                    buffers::give_back(&mut self.input);
-                }
-                self.reading.poll_elapsed(cx).map(|_| Err(Stop::Elapsed))
-            }
+            Poll::Pending => self.poll_nothing_read(cx),
         }
+    }
+
+    fn poll_nothing_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        if self.input.is_empty() && self.input.capacity() > 0 {
+            buffers::give_back(&mut self.input);
+        }
+        self.reading.poll_elapsed(cx).map(|_| Err(Stop::Elapsed))
     }
 
     /// Ready once the client is gone, to be polled while a response is awaited and the request's

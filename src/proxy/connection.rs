@@ -2,12 +2,16 @@
 //! handshake queue and its handshake, served.
 
 use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncBufRead as _, AsyncReadExt as _};
 
 use super::handshake::{self, Admissible, Guest, Handshaken, Started};
 use super::request::Handler;
@@ -320,10 +324,41 @@ impl Transport for Socket {
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         Socket::poll_gone(self, cx)
     }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        Socket::poll_readable(self, cx)
+    }
+
+    fn poll_read_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        pin!(self.read_buf(input)).poll(cx)
+    }
 }
 
 impl Transport for tls::Stream {
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.get_ref().0.poll_gone(cx)
+    }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let (socket, session) = self.get_ref();
+        // What was read and decrypted with the last piece waits inside.
+        if session.wants_read() { socket.poll_readable(cx) } else { Poll::Ready(()) }
+    }
+
+    /// One piece: to fill the whole buffer the library would look at the socket once more.
+    fn poll_read_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        let piece = ready!(Pin::new(&mut *self).poll_fill_buf(cx))?;
+        let count = piece.len().min(input.capacity() - input.len());
+        input.extend_from_slice(&piece[..count]);
+        Pin::new(self).consume(count);
+        Poll::Ready(Ok(count))
     }
 }

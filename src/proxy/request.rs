@@ -86,9 +86,9 @@ pub enum Security {
 }
 
 /// A request's way, as far as it is decided before it waits.
-struct Route {
-    site: Arc<Site>,
-    state: Arc<SiteState>,
+struct Route<'l> {
+    site: &'l Arc<Site>,
+    state: &'l Arc<SiteState>,
 }
 
 /// What the edge answers itself.
@@ -160,9 +160,9 @@ impl Handler {
     }
 
     /// The policy of a host's site; of the server name's where there is no host yet.
-    fn policy_of(&self, live: &Live, host: Option<&str>) -> Arc<Policy> {
+    fn policy_of<'l>(&self, live: &'l Live, host: Option<&str>) -> &'l Arc<Policy> {
         let site = host.or(self.server_name()).and_then(|host| self.site(live, host));
-        site.map_or_else(|| live.snapshot.screening.clone(), |(site, _)| site.screening.clone())
+        site.map_or(&live.snapshot.screening, |(site, _)| &site.screening)
     }
 
     fn server_name(&self) -> Option<&str> {
@@ -183,7 +183,8 @@ impl Service for Handler {
     type Ticket = Account;
 
     fn limits(&self) -> Limits {
-        let timeouts = self.thread.live().snapshot.timeouts.clone();
+        let live = self.thread.live();
+        let timeouts = &live.snapshot.timeouts;
         let (head, idle) = match self.connection.security {
             // Where a hello is expected, this is as long as a client may take to say anything.
             Security::Plain { misled: true, .. } => (timeouts.hello, timeouts.hello),
@@ -197,7 +198,13 @@ impl Service for Handler {
     }
 
     fn policy(&self, host: Option<&str>) -> Arc<Policy> {
-        self.policy_of(&self.thread.live(), host)
+        self.policy_of(&self.thread.live(), host).clone()
+    }
+
+    fn other_policy(&self, host: &str, judged: &Arc<Policy>) -> Option<Arc<Policy>> {
+        let live = self.thread.live();
+        let own = self.policy_of(&live, Some(host));
+        (!Arc::ptr_eq(own, judged)).then(|| own.clone())
     }
 
     fn body_bytes_max(&self, host: &str) -> Option<u64> {
@@ -274,7 +281,7 @@ impl Service for Handler {
                 }
                 Err(Unrouted::Refused(refusal)) => entries.refuse(refusal),
                 Ok(route) => {
-                    entries.site(&route.site, &route.state);
+                    entries.site(route.site, route.state);
                     let forwarding = Forwarding {
                         live: &live,
                         route: &route,
@@ -296,7 +303,7 @@ impl Service for Handler {
 /// What [`Handler::forward`] needs of a request.
 struct Forwarding<'a> {
     live: &'a Live,
-    route: &'a Route,
+    route: &'a Route<'a>,
     head: &'a RequestHead,
     request_id: &'a str,
     trusted: bool,
@@ -321,7 +328,7 @@ impl Handler {
     }
 
     /// Which site, or what the edge answers itself.
-    fn route(&self, live: &Live, head: &RequestHead) -> Result<Route, Unrouted> {
+    fn route<'l>(&self, live: &'l Live, head: &RequestHead) -> Result<Route<'l>, Unrouted> {
         let host = head.authority().host();
         let found = self.site(live, host);
         // Nobody is sent on to a host that is not served here.
@@ -339,7 +346,7 @@ impl Handler {
         if head.forwards_left() == Some(0) {
             return Err(Unrouted::Refused(Refusal::MaxForwards));
         }
-        Ok(Route { site: site.clone(), state: state.clone() })
+        Ok(Route { site, state })
     }
 
     /// RFC 9110 7.4: a connection may carry requests for other hosts that its certificate covers,
@@ -409,11 +416,10 @@ impl Handler {
 
     async fn admit(
         &self,
-        route: &Route,
+        route: &Route<'_>,
         head: &RequestHead,
         entries: &mut Entries,
     ) -> Result<(), Refusal> {
-        let class = route.site.class(head.path());
         let metrics = &self.thread.proxy.metrics;
         let gate = &route.state.gate;
         // Whoever does not wait looks at no clock.
@@ -422,6 +428,7 @@ impl Handler {
             None => {
                 let begun = Instant::now();
                 entries.waits(begun);
+                let class = route.site.class(head.path());
                 let entered = gate.enter(class, entries.since()).await;
                 let waited = entries.has_waited();
                 (entered.inspect_err(|why| metrics.refused(QueueName::Request, *why))?, waited)
@@ -444,7 +451,7 @@ impl Handler {
             Err(failure) => (&failure.findings, failure.endpoint.as_ref().map(|e| e.url())),
         };
         let note = Note { request_line: &line_if(head, findings), upstream: endpoint, request_id };
-        note.record(&self.thread, Some(&route.site), Direction::Response, findings);
+        note.record(&self.thread, Some(route.site), Direction::Response, findings);
         match sent {
             Err(failure) => {
                 entries.upstream_failed(&failure);
@@ -462,7 +469,7 @@ impl Handler {
 }
 
 /// Of a request with a body of at least `length`; `client` is `None` where it speaks for many.
-fn check_limits(route: &Route, length: u64, client: Option<IpAddr>) -> Result<(), Refusal> {
+fn check_limits(route: &Route<'_>, length: u64, client: Option<IpAddr>) -> Result<(), Refusal> {
     let limits = &route.site.limits;
     if limits.max_body.is_some_and(|max| length > max) {
         return Err(Refusal::BodyTooLarge);
@@ -479,7 +486,7 @@ fn check_limits(route: &Route, length: u64, client: Option<IpAddr>) -> Result<()
 }
 
 /// The client's place among its requests that are under way, where they are bounded.
-fn place_of_client(route: &Route, client: Option<IpAddr>) -> Result<Option<Hold>, Refusal> {
+fn place_of_client(route: &Route<'_>, client: Option<IpAddr>) -> Result<Option<Hold>, Refusal> {
     let Some(client) = client else { return Ok(None) };
     let limits = HeldLimits { all: None, per_client: route.site.limits.in_flight_per_client };
     route.state.requests.enter(client, limits).map_err(|_| Refusal::ClientInFlight)

@@ -171,6 +171,15 @@ impl Socket {
         poll(&mut look, Some(&Timespec::default())).is_ok_and(|events| events > 0)
     }
 
+    /// Ready where a read may find something.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.link {
+            Link::Settled(stream) if self.unread.is_empty() => stream.poll_read_ready(cx).map(drop),
+            // Whoever reads finds out.
+            Link::Fresh(_) | Link::Settled(_) | Link::Lost => Poll::Ready(()),
+        }
+    }
+
     /// Ready once the client has closed or reset the connection; pending while bytes are unread.
     /// For a connection that has [settled](Socket::settle).
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {

@@ -54,7 +54,7 @@ pub struct Client {
 
 /// What a request has behind it.
 #[derive(Default)]
-struct Journey {
+struct Journey<'u> {
     /// Endpoints not to be tried again before the next pause.
     tried: SmallVec<[u64; 4]>,
     /// How often it was sent.
@@ -62,11 +62,11 @@ struct Journey {
     /// Attempts that failed and were followed by another.
     failed: u32,
     /// The endpoint to be tried again, over a fresh connection.
-    again: Option<Arc<Endpoint>>,
+    again: Option<&'u Arc<Endpoint>>,
     /// Those tried before may be tried again, once, where nobody else is left.
     reopen: bool,
     /// Who could not be connected last.
-    last: Option<Arc<Endpoint>>,
+    last: Option<&'u Arc<Endpoint>>,
     pause: Duration,
     /// An endpoint could not be reached, rather than not be trusted: waiting may help.
     unreachable: bool,
@@ -74,7 +74,8 @@ struct Journey {
 }
 
 /// Where an attempt goes.
-pub(super) struct Target {
+pub(super) struct Target<'u> {
+    pub(super) endpoint: &'u Arc<Endpoint>,
     pub(super) load: Load,
     pub(super) freshness: Freshness,
     /// When it was chosen, a moment ago.
@@ -152,7 +153,7 @@ impl Client {
         loop {
             let (endpoint, freshness, now) =
                 self.next_endpoint(upstream, request, &mut journey).await?;
-            let target = Target { load: Load::new(endpoint.clone()), freshness, now };
+            let target = Target { endpoint, load: Load::new(endpoint.clone()), freshness, now };
             let tried = match endpoint.spec.protocol {
                 Protocol::Http1 | Protocol::Http1Tls => {
                     self.over_http1(target, request, body, interim).await
@@ -170,12 +171,12 @@ impl Client {
     }
 
     /// The endpoint for the next attempt; waits while there is none.
-    async fn next_endpoint(
+    async fn next_endpoint<'u>(
         &self,
-        upstream: &Upstream,
+        upstream: &'u Upstream,
         request: &Outgoing<'_>,
-        journey: &mut Journey,
-    ) -> Result<(Arc<Endpoint>, Freshness, Instant), Failure> {
+        journey: &mut Journey<'u>,
+    ) -> Result<(&'u Arc<Endpoint>, Freshness, Instant), Failure> {
         loop {
             let now = Instant::now();
             if let Some(endpoint) = journey.again.take() {
@@ -204,7 +205,7 @@ impl Client {
 
     async fn over_http1<B, I>(
         self: &Rc<Self>,
-        target: Target,
+        target: Target<'_>,
         request: &Outgoing<'_>,
         body: &mut Option<B>,
         interim: &mut I,
@@ -213,19 +214,18 @@ impl Client {
         B: Body<Data = Bytes, Error = Refusal> + Unpin + 'static,
         I: AsyncFnMut(ResponseHead) -> Result<(), Refusal>,
     {
-        let Target { load, freshness, now } = target;
-        let endpoint = load.endpoint().clone();
-        let (connection, sent) = match self.idle_connection(&endpoint, freshness, now) {
+        let Target { endpoint, load, freshness, now } = target;
+        let (connection, sent) = match self.idle_connection(endpoint, freshness, now) {
             Some(connection) => (connection, now),
             None => {
                 let limit = request.timeouts.connect;
-                let connection = Box::pin(self.fresh_connection(&endpoint, limit)).await?;
+                let connection = Box::pin(self.fresh_connection(endpoint, limit)).await?;
                 (connection, Instant::now())
             }
         };
-        let mut exchange = Exchange::new(self.clone(), connection, load, request);
+        let mut exchange = Exchange::new(self.clone(), connection, load, request, sent);
         let source = body.as_mut().expect("only an attempt that succeeds takes the body");
-        request.sent.set(&endpoint, sent);
+        request.sent.set(endpoint, sent);
         let _awaited = endpoint.sending();
         match exchange.answer(request, source, interim).await {
             Ok(screened) => {
@@ -239,7 +239,7 @@ impl Client {
                 let stage = exchange.stage();
                 if stage == Stage::SentReused && broken.refusal == Refusal::UpstreamClosed {
                     // Its siblings are as old as it was: the endpoint has most likely restarted.
-                    self.pool.borrow_mut().forget(&endpoint);
+                    self.pool.borrow_mut().forget(endpoint);
                 }
                 Err(Failed::new(stage, broken, exchange.body_consumed))
             }
@@ -287,7 +287,7 @@ impl Client {
 
     /// Keeps an HTTP/1 connection for the next request.
     pub(super) fn keep(&self, connection: Connection) {
-        self.pool.borrow_mut().put(connection, Instant::now());
+        self.pool.borrow_mut().put(connection, self.timers.swept());
     }
 
     pub(super) fn deadline(&self) -> Deadline {
@@ -314,13 +314,13 @@ impl Client {
     }
 }
 
-impl Journey {
+impl<'u> Journey<'u> {
     /// What follows from a failed attempt: the next one, or the failure.
     fn after(
         &mut self,
         failed: Failed,
-        upstream: &Upstream,
-        endpoint: Arc<Endpoint>,
+        upstream: &'u Upstream,
+        endpoint: &'u Arc<Endpoint>,
         request: &Outgoing<'_>,
     ) -> Result<(), Failure> {
         let now = Instant::now();
@@ -334,7 +334,7 @@ impl Journey {
         let blameless = matches!(failed.stage, Stage::SentReused | Stage::Unprocessed)
             && refusal == Refusal::UpstreamClosed;
         if refusal.side() == Side::Upstream && !blameless {
-            let others = upstream.others(&endpoint, now);
+            let others = upstream.others(endpoint, now);
             endpoint.failed(refusal, &failed.cause, now, others);
         }
         let next = retry::next(Attempt {
@@ -357,7 +357,7 @@ impl Journey {
             }
             Next::GiveUp | Next::AgainFresh | Next::AgainElsewhere => {
                 let Broken { refusal, findings, start_line } = failed.broken;
-                let (endpoint, retries) = (Some(endpoint), self.failed);
+                let (endpoint, retries) = (Some(endpoint.clone()), self.failed);
                 return Err(Failure { refusal, findings, endpoint, retries, start_line });
             }
         }
@@ -367,7 +367,7 @@ impl Journey {
 
     /// Nobody is left to be asked.
     fn failure(&mut self, refusal: Refusal) -> Failure {
-        let (endpoint, retries) = (self.last.take(), self.failed);
+        let (endpoint, retries) = (self.last.take().cloned(), self.failed);
         Failure { refusal, findings: Vec::new(), endpoint, retries, start_line: String::new() }
     }
 

@@ -18,6 +18,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::client::Client;
 use super::endpoint::Load;
@@ -92,6 +93,7 @@ impl Exchange {
         connection: Connection,
         load: Load,
         request: &Outgoing<'_>,
+        now: Instant,
     ) -> Exchange {
         let mut head = client.spare_text();
         request.head.write_h1(&mut head, request.forward);
@@ -114,7 +116,7 @@ impl Exchange {
             input: Input::default(),
             output: Output::new(head),
             upload,
-            patience: Patience::new(request.timeouts),
+            patience: Patience::new(request.timeouts, now),
             persistent: false,
             body_consumed: false,
             answered: false,

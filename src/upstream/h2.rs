@@ -9,7 +9,6 @@
 //! others. Interim responses of HTTP/2 endpoints are not relayed (hyper's client drops them).
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::error::Error;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -19,6 +18,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use futures_util::FutureExt as _;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -151,16 +151,15 @@ impl Drop for Stream {
 /// stream.
 pub(super) async fn exchange<B>(
     client: &Rc<Client>,
-    target: Target,
+    target: Target<'_>,
     request: &Outgoing<'_>,
     body: &mut Option<B>,
 ) -> Result<Response, Failed>
 where
     B: Body<Data = Bytes, Error = Refusal> + Unpin + 'static,
 {
-    let Target { load, freshness, .. } = target;
-    let endpoint = load.endpoint().clone();
-    let link = link(client, &endpoint, freshness, request.timeouts.connect).await?;
+    let Target { endpoint, load, freshness, .. } = target;
+    let link = link(client, endpoint, freshness, request.timeouts.connect).await?;
     let (reused, stream) = (link.proven.get(), Stream::new(link));
     let source = body.as_mut().expect("only an attempt that succeeds takes the body");
     let scheme = if endpoint.spec.protocol == Protocol::Http2Tls { "https" } else { "http" };
@@ -171,9 +170,9 @@ where
         return Err(failed(Stage::Answered, Refusal::HeadMalformed, false));
     };
     let deadline = client.deadline();
-    let mut patience = Patience::new(request.timeouts);
     let sent = Instant::now();
-    request.sent.set(&endpoint, sent);
+    let mut patience = Patience::new(request.timeouts, sent);
+    request.sent.set(endpoint, sent);
     let _awaited = endpoint.sending();
     let mut answer = pin!(stream.0.sender.clone().try_send_request(head.map(|()| upload)));
     let answered = poll_fn(|cx| {
@@ -195,7 +194,7 @@ where
             let unsent = error.take_message().is_some();
             let (stage, refusal) = verdict(error.error(), unsent, unanswered);
             if refusal == Refusal::UpstreamClosed {
-                client.http2.forget(&endpoint);
+                client.http2.forget(endpoint);
             }
             let malformed = refusal == Refusal::UpstreamHeadMalformed;
             let findings = malformed.then(|| unseen(request.policy)).into_iter().collect();

@@ -233,11 +233,11 @@ impl Upstream {
         tried: &[u64],
         random: u64,
         now: Instant,
-    ) -> Option<Arc<Endpoint>> {
+    ) -> Option<&Arc<Endpoint>> {
         if let [only] = &self.slots[..] {
             let usable =
                 only.endpoint.standing(now) != Standing::Down && !tried.contains(&only.endpoint.id);
-            return usable.then(|| only.endpoint.clone());
+            return usable.then_some(&only.endpoint);
         }
         let method = match &self.balance {
             Balance::LeastLoaded => Method::LeastLoaded(random),
@@ -254,7 +254,7 @@ impl Upstream {
             latency: slot.endpoint.latency(now),
             identity: slot.endpoint.identity,
         });
-        balance::choose(method, candidates).map(|at| self.slots[at].endpoint.clone())
+        balance::choose(method, candidates).map(|at| &self.slots[at].endpoint)
     }
 
     /// Whether somebody else is up.

@@ -6,6 +6,8 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Timeouts;
 use crate::timers::Deadline;
 
@@ -33,11 +35,14 @@ pub(super) enum Waits {
 pub(super) struct Patience {
     waits: Waits,
     timeouts: Timeouts,
+    /// The time, for the first wait alone: it begins a moment after.
+    now: Option<Instant>,
 }
 
 impl Patience {
-    pub(super) fn new(timeouts: Timeouts) -> Patience {
-        Patience { waits: Waits::Nothing, timeouts }
+    /// Of an exchange that begins `now`, and is polled at once.
+    pub(super) fn new(timeouts: Timeouts, now: Instant) -> Patience {
+        Patience { waits: Waits::Nothing, timeouts, now: Some(now) }
     }
 
     /// Something moved: the time counts from the next wait on.
@@ -52,20 +57,21 @@ impl Patience {
         waits: Waits,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
-        if waits == Waits::Nothing {
-            // Not by `self.waits`: progress says the same, and leaves the deadline as it was.
-            deadline.disarm();
-            self.waits = waits;
-            return Poll::Pending;
-        }
+        let now = self.now.take();
+        let patience = match waits {
+            Waits::Nothing => {
+                // Not by `self.waits`: progress says the same, and leaves the deadline as it was.
+                deadline.disarm();
+                self.waits = waits;
+                return Poll::Pending;
+            }
+            Waits::Writing | Waits::Piece => self.timeouts.body,
+            Waits::Continue => CONTINUE_PATIENCE,
+            Waits::Answer => self.timeouts.response,
+        };
         if self.waits != waits {
             self.waits = waits;
-            match waits {
-                Waits::Nothing => {}
-                Waits::Writing | Waits::Piece => deadline.arm(self.timeouts.body),
-                Waits::Continue => deadline.arm(CONTINUE_PATIENCE),
-                Waits::Answer => deadline.arm(self.timeouts.response),
-            }
+            deadline.arm_at(now.unwrap_or_else(Instant::now) + patience);
         }
         deadline.poll_elapsed(cx).map(drop)
     }

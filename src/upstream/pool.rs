@@ -7,11 +7,11 @@
 //! Bounds, each thread for itself: [`IDLE_MAX`] idle connections to one endpoint,
 //! [`IDLE_TOTAL_MAX`] to all; idle for at most [`IDLE_TIMEOUT`], kept for at most [`LIFETIME`].
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 

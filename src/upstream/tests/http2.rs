@@ -287,7 +287,7 @@ async fn an_upload_has_time_while_it_moves() {
     let timeouts = Timeouts { connect: limit, response: limit, body: limit };
     let (timers, local) = (Timers::new(), LocalSet::new());
     local.spawn_local(timers.clone().sweep());
-    let (deadline, mut patience) = (timers.deadline(), Patience::new(timeouts));
+    let (deadline, mut patience) = (timers.deadline(), Patience::new(timeouts, Instant::now()));
     let (feeder, mut body) = TestBody::fed();
     (0..9).for_each(|_| feeder.data("piece"));
     let (mut pump, mut upload) = Pump::new(Framing::Chunked);
