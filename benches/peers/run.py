@@ -121,8 +121,9 @@ def run(key, scenario, folder, versions, measured):
             shared = LOAD * min(able.values(), default=0)
             title = scenario.title.format(rate=int(shared))
             works = {name: scenario.work(shared if scenario.shared else LOAD * able[name]) for name in names}
-        for _ in range(ARGS.rounds):
-            for name in names:
+        for turn in range(ARGS.rounds):
+            # There and back: what becomes slower over a round does so for everybody.
+            for name in names[::-1] if turn % 2 else names:
                 try:
                     rows[name].append(measure(stage, name, scenario, works[name]))
                 except FAILURES as error:
