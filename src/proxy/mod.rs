@@ -13,7 +13,7 @@ pub mod places;
 pub mod request;
 mod upload;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
 use std::net::IpAddr;
@@ -336,33 +336,38 @@ impl Thread {
 
 /// Makes request ids: unique over threads, restarts and machines, and cheap.
 struct RequestIds {
-    /// Drawn at the thread's start.
-    prefix: [u8; 16],
-    count: Cell<u64>,
+    /// The last one: 16 digits drawn at the thread's start, and a count of 16.
+    last: RefCell<String>,
 }
 
 impl Default for RequestIds {
     fn default() -> RequestIds {
         // The keys of a fresh RandomState are random and unlike any other's.
-        let prefix = hexadecimal(RandomState::new().hash_one(0));
-        RequestIds { prefix, count: Cell::new(0) }
+        let prefix = RandomState::new().hash_one(0);
+        RequestIds { last: RefCell::new(format!("{prefix:016x}{:016x}", 0)) }
     }
 }
 
 impl RequestIds {
     /// A new id: 32 lower-case hexadecimal digits.
     fn next(&self) -> Rc<str> {
-        self.count.set(self.count.get() + 1);
-        let mut id = [0; 32];
-        id[..16].copy_from_slice(&self.prefix);
-        id[16..].copy_from_slice(&hexadecimal(self.count.get()));
-        str::from_utf8(&id).unwrap_or_default().into()
+        let mut last = self.last.borrow_mut();
+        count_up(&mut last);
+        last.as_str().into()
     }
 }
 
-/// 16 digits, the highest first; a formatter costs five times as much.
-fn hexadecimal(number: u64) -> [u8; 16] {
-    std::array::from_fn(|at| b"0123456789abcdef"[(number >> (60 - 4 * at)) as usize & 15])
+/// Adds one to a number in lower-case hexadecimal digits, in place: mostly it is the last that changes.
+fn count_up(digits: &mut String) {
+    match digits.pop() {
+        Some('9') => digits.push('a'),
+        Some('f') => {
+            count_up(digits);
+            digits.push('0');
+        }
+        Some(digit) => digits.push(char::from(digit as u8 + 1)),
+        None => {}
+    }
 }
 
 #[cfg(test)]
@@ -371,7 +376,17 @@ mod tests {
 
     #[test]
     fn request_ids_are_32_digits_and_differ() {
-        assert_eq!(&hexadecimal(0x0123_4567_89ab_cdef), b"0123456789abcdef");
+        let mut digits = "0fe".to_owned();
+        for next in ["0ff", "100", "101"] {
+            count_up(&mut digits);
+            assert_eq!(digits, next);
+        }
+        "38ff".clone_into(&mut digits);
+        count_up(&mut digits);
+        assert_eq!(digits, "3900");
+        "39".clone_into(&mut digits);
+        count_up(&mut digits);
+        assert_eq!(digits, "3a");
         let (one, other) = (RequestIds::default(), RequestIds::default());
         let ids = [one.next(), one.next(), other.next()];
         assert!(ids.iter().all(|id| id.len() == 32), "{ids:?}");

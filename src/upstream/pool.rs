@@ -44,14 +44,16 @@ pub(super) struct Connection {
     pub(super) counted: Counted,
     /// Whether it has served a request before.
     pub(super) reused: bool,
-    born: Instant,
-    idle_since: Instant,
+    /// When it has lived for [`LIFETIME`].
+    dies: Instant,
+    /// From when on it is not used again: that, or when it has been idle for [`IDLE_TIMEOUT`].
+    expires: Instant,
 }
 
 impl Connection {
     pub(super) fn new(stream: Stream, deadline: Deadline, counted: Counted) -> Connection {
-        let now = Instant::now();
-        Connection { stream, deadline, counted, reused: false, born: now, idle_since: now }
+        let dies = Instant::now() + LIFETIME;
+        Connection { stream, deadline, counted, reused: false, dies, expires: dies }
     }
 
     pub(super) fn endpoint(&self) -> &Arc<Endpoint> {
@@ -59,8 +61,7 @@ impl Connection {
     }
 
     fn is_expired(&self, now: Instant) -> bool {
-        now.duration_since(self.idle_since) >= IDLE_TIMEOUT
-            || now.duration_since(self.born) >= LIFETIME
+        now >= self.expires
     }
 }
 
@@ -104,7 +105,7 @@ impl Pool {
             return;
         }
         connection.deadline.rest();
-        connection.idle_since = now;
+        connection.expires = connection.dies.min(now + IDLE_TIMEOUT);
         if !connection.is_expired(now) {
             line.idle.push(connection);
             self.idle += 1;
@@ -191,7 +192,7 @@ mod tests {
         pool.put(two, now + Duration::from_secs(1));
         let taken = pool.take(&bench.endpoint, now).unwrap();
         assert!(taken.reused);
-        assert_eq!(taken.idle_since, now + Duration::from_secs(1));
+        assert_eq!(taken.expires, now + Duration::from_secs(1) + IDLE_TIMEOUT);
         assert_eq!(pool.idle(), 1);
     }
 
