@@ -71,7 +71,7 @@ impl Timers {
         }
     }
 
-    /// When the last sweep was: the time of day for what may be wrong by [`RESOLUTION`].
+    /// When the last sweep was: now, for what may be wrong by [`RESOLUTION`].
     pub fn swept(&self) -> Instant {
         self.swept.get()
     }
