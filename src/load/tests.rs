@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -236,11 +237,15 @@ fn a_stalled_server_shows_in_the_percentiles() {
 
 /// A TLS server of rustls with a certificate for `a.local`; the authority's PEM beside it.
 fn tls_server() -> (SocketAddr, String) {
+    counting_tls_server(Arc::default())
+}
+
+fn counting_tls_server(asked: Arc<AtomicUsize>) -> (SocketAddr, String) {
     let signed = rcgen::generate_simple_self_signed(vec!["a.local".to_owned()]).unwrap();
     let pem = signed.cert.pem();
     let key = rustls::pki_types::PrivateKeyDer::Pkcs8(signed.signing_key.serialize_der().into());
     let config = tls().with_single_cert(vec![signed.cert.der().clone()], key).unwrap();
-    (serve_tls(config), pem)
+    (serve_tls(config, asked), pem)
 }
 
 fn tls() -> rustls::ConfigBuilder<rustls::ServerConfig, rustls::server::WantsServerCert> {
@@ -249,14 +254,17 @@ fn tls() -> rustls::ConfigBuilder<rustls::ServerConfig, rustls::server::WantsSer
     config.with_safe_default_protocol_versions().unwrap().with_no_client_auth()
 }
 
-fn serve_tls(mut config: rustls::ServerConfig) -> SocketAddr {
+/// Counts in `asked` what it answers.
+fn serve_tls(mut config: rustls::ServerConfig, asked: Arc<AtomicUsize>) -> SocketAddr {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let config = Arc::new(config);
     server(move |mut stream| {
         let mut session = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
         let mut stream = rustls::Stream::new(&mut session, &mut stream);
         let mut head = [0; 4096];
-        while matches!(stream.read(&mut head), Ok(1..)) && stream.write_all(OK).is_ok() {}
+        while matches!(stream.read(&mut head), Ok(1..)) && stream.write_all(OK).is_ok() {
+            asked.fetch_add(1, Ordering::SeqCst);
+        }
     })
 }
 
@@ -268,7 +276,7 @@ fn choosy_server() -> SocketAddr {
     let certified = rustls::sign::CertifiedKey::new(vec![signed.cert.der().clone()], key);
     let mut known = rustls::server::ResolvesServerCertUsingSni::new();
     known.add("a.local", certified).unwrap();
-    serve_tls(tls().with_cert_resolver(Arc::new(known)))
+    serve_tls(tls().with_cert_resolver(Arc::new(known)), Arc::default())
 }
 
 #[test]
@@ -332,6 +340,19 @@ fn resumed_handshakes_are_resumed() {
             report.notes
         );
         assert_eq!(report.resumed, 10, "{versions:?}");
+    }
+}
+
+/// For servers that hold their tickets back until they have something to answer.
+#[test]
+fn tickets_are_fetched_with_a_request_by_visitors_that_ask_one() {
+    for (then, fetched) in [(Then::Close, 0), (Then::Request, 50)] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (address, _) = counting_tls_server(Arc::clone(&asked));
+        let report = run_one("https", address, traffic(Kind::Resumed(then)));
+        assert_eq!(report.resumed, 10, "{:?} {:?}", report.outcomes, report.notes);
+        let visitors = if then == Then::Request { 10 } else { 0 };
+        assert_eq!(asked.load(Ordering::SeqCst), fetched + visitors);
     }
 }
 

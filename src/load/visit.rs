@@ -85,11 +85,12 @@ async fn ask_h2(lane: &Lane, stream: Stream, visit: &mut Visit) -> Result<Outcom
 }
 
 /// Opens connections to every host until there are tickets for the first second; none for a host that
-/// is refused by its name.
+/// is refused by its name. Does on each what visitors do, `then`: a server of BoringSSL or AWS-LC holds
+/// its tickets back until it has something to answer.
 ///
 /// # Errors
 /// [`Failure`] of the first that did not work, or of one where all were refused.
-pub async fn stock_tickets(lane: &Lane) -> Result<(), Failure> {
+pub async fn stock_tickets(lane: &Lane, then: Then) -> Result<(), Failure> {
     let traffic = &lane.traffic;
     let (mut stocked, mut refused) = (false, None);
     let a_second = traffic.arrivals.expected(traffic.length) / traffic.length.as_secs_f64();
@@ -98,7 +99,7 @@ pub async fn stock_tickets(lane: &Lane) -> Result<(), Failure> {
         let tickets = (a_second * traffic.hosts.share(host)).ceil() as usize;
         let hosts = vec![host; (tickets / traffic.threads).clamp(2, TICKETS_MAX)];
         for some in hosts.chunks(PREPARED_AT_ONCE) {
-            match try_join_all(some.iter().map(|host| fetch_ticket(lane, *host))).await {
+            match try_join_all(some.iter().map(|host| fetch_ticket(lane, *host, then))).await {
                 Ok(_) => stocked = true,
                 Err(failure) => {
                     refused = Some(lane.forgive(host, failure)?);
@@ -113,10 +114,10 @@ pub async fn stock_tickets(lane: &Lane) -> Result<(), Failure> {
     }
 }
 
-async fn fetch_ticket(lane: &Lane, host: usize) -> Result<(), Failure> {
+async fn fetch_ticket(lane: &Lane, host: usize, then: Then) -> Result<(), Failure> {
     let mut visit = Visit::new(Arrival { due: Duration::ZERO, host, number: 0 });
     let mut stream = None;
-    let asked = open_and_ask(lane, Then::Close, &mut visit, &mut stream);
+    let asked = open_and_ask(lane, then, &mut visit, &mut stream);
     match tokio::time::timeout(lane.traffic.patience, asked).await {
         Ok(asked) => asked?,
         Err(_) => return Err(Failure::plain(connect::timed_out(&visit.times))),

@@ -155,8 +155,8 @@ async fn prepare(job: &Job) -> Result<Prepared, Failure> {
         }
         return Ok(Prepared::Shared(shared));
     }
-    if let Kind::Resumed(_) = job.traffic.kind {
-        visit::stock_tickets(&lane).await?;
+    if let Kind::Resumed(then) = job.traffic.kind {
+        visit::stock_tickets(&lane, then).await?;
     }
     Ok(Prepared::Nothing)
 }
