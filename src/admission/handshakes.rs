@@ -135,11 +135,13 @@ impl<T: Waiting> HandshakeQueue<T> {
         self.wake_one(state);
     }
 
-    /// A handshake that has begun is over: its place is free.
+    /// A handshake that has begun is over: its place is free, for one that waited for it.
     pub fn end(&self) {
         let mut state = lock(&self.state);
         state.begun -= 1;
-        self.wake_one(state);
+        if !state.waiting.is_empty() {
+            self.wake_one(state);
+        }
     }
 
     /// The next step to do, and how long its entry waited for it; one that goes on has not. Entries

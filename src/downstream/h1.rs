@@ -70,7 +70,11 @@ async fn serve_wire<T: Transport, S: Service>(wire: Shared<T>, service: S) {
     let mut awaited_until = Some(Instant::now() + FIRST_REQUEST);
     loop {
         if !request_begins(&wire, &service, awaited_until.take()).await {
-            wire::close(&wire, LINGER, 0).await;
+            // A client that has closed its socket would answer a close_notify by a reset. It is
+            // there to tell an end from a cut (RFC 8446 6.1), and nothing is left to be cut.
+            if !wire::is_gone(&wire).await {
+                wire::close(&wire, LINGER, 0).await;
+            }
             return;
         }
         let since = Instant::now();
@@ -108,8 +112,11 @@ async fn request_begins<T: Transport, S: Service>(
         let filled = wire.poll_fill(cx).map(|filled| filled.is_ok());
         // While it drains the edge wakes every wait again and again.
         let awaited = || awaited_until.is_some_and(|until| Instant::now() < until);
-        if filled.is_pending() && service.draining() && !awaited() {
-            return Poll::Ready(false);
+        if filled.is_pending() {
+            wire.io.release();
+            if service.draining() && !awaited() {
+                return Poll::Ready(false);
+            }
         }
         filled
     })

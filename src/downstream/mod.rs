@@ -39,6 +39,9 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
         cx: &mut Context<'_>,
         input: &mut BytesMut,
     ) -> Poll<io::Result<usize>>;
+
+    /// Sends what was held back to go with a response, where none is about to be written.
+    fn release(&mut self);
 }
 
 /// How long this side waits for a client, and what one request may hold.

@@ -336,6 +336,10 @@ impl Transport for Socket {
     ) -> Poll<io::Result<usize>> {
         pin!(self.read_buf(input)).poll(cx)
     }
+
+    fn release(&mut self) {
+        Socket::release(self);
+    }
 }
 
 impl Transport for tls::Stream {
@@ -360,5 +364,9 @@ impl Transport for tls::Stream {
         input.extend_from_slice(&piece[..count]);
         Pin::new(self).consume(count);
         Poll::Ready(Ok(count))
+    }
+
+    fn release(&mut self) {
+        self.get_mut().0.release();
     }
 }

@@ -60,9 +60,16 @@ impl Handshake {
     /// `HandshakeFailed` where TLS fails (an alert has been sent); `ClientGone` where the client
     /// closed or reset in between.
     pub fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Established, Refusal>> {
+        if let Some(socket) = self.0.get_mut() {
+            // After the server's flight only a ticket is left, which can go with the response.
+            socket.hold(socket.has_sent_flight());
+        }
         let accepted = ready!(Pin::new(&mut self.0).poll(cx));
         Poll::Ready(match accepted {
-            Ok(stream) => Ok(Established { settled: Settled::of(&stream), stream }),
+            Ok(mut stream) => {
+                stream.get_mut().0.hold(false);
+                Ok(Established { settled: Settled::of(&stream), stream })
+            }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 Err(Refusal::HandshakeFailed)
             }
@@ -85,7 +92,7 @@ impl Handshake {
     /// Whether TLS 1.3 has sent the server's flight. The key exchange and the signature are behind
     /// it (RFC 8446 2): what is left costs symmetric crypto, unless a client's certificate comes.
     pub fn has_signed(&self) -> bool {
-        self.0.get_ref().is_some_and(Socket::encrypts)
+        self.0.get_ref().is_some_and(Socket::has_sent_flight)
     }
 }
 

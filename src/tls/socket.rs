@@ -40,6 +40,10 @@ pub struct Socket {
     pub local: SocketAddr,
     encrypts: bool,
     write_stalled: bool,
+    /// What is written now is held back.
+    holds: bool,
+    /// Written, to go out in front of the next write.
+    held: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -56,8 +60,9 @@ impl Socket {
     /// Takes an accepted connection in nonblocking mode.
     pub fn new(stream: std::net::TcpStream, client: SocketAddr, local: SocketAddr) -> Socket {
         let (link, unread) = (Link::Fresh(stream), Bytes::new());
-        let (peeked, encrypts, write_stalled) = (false, false, false);
-        Socket { link, unread, peeked, client, local, encrypts, write_stalled }
+        let (peeked, encrypts, write_stalled, holds) = (false, false, false, false);
+        let held = Vec::new();
+        Socket { link, unread, peeked, client, local, encrypts, write_stalled, holds, held }
     }
 
     /// Copies out what the client has sent and nobody has read, and leaves it where it is.
@@ -90,9 +95,9 @@ impl Socket {
         self.peeked = false;
     }
 
-    /// Whether an encrypted record has been written.
-    pub fn encrypts(&self) -> bool {
-        self.encrypts
+    /// Whether encrypted records have been written, and nothing is left to be.
+    pub fn has_sent_flight(&self) -> bool {
+        self.encrypts && !self.write_stalled
     }
 
     /// Makes it at home with the current runtime, where it is fresh: from now on it can be waited
@@ -212,9 +217,76 @@ impl Socket {
         }
     }
 
-    fn wrote<T>(&mut self, written: Poll<T>) -> Poll<T> {
+    /// From now on (`true`) what is written is held back, to go out in front of the first write
+    /// after that, by the same system call. For some hundred bytes that nobody waits for.
+    pub fn hold(&mut self, holds: bool) {
+        self.holds = holds;
+    }
+
+    /// Sends what is held, as far as it goes at once; the rest stays in front of the next write.
+    pub fn release(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        if let Some(descriptor) = self.descriptor()
+            && let Ok(count) = SockRef::from(&descriptor).send(&self.held)
+        {
+            self.held.drain(..count);
+        }
+        if self.held.is_empty() {
+            self.held = Vec::new(); // Lets the memory go.
+        }
+    }
+
+    fn poll_write_slices(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.poll_io(
+            cx,
+            slices,
+            |mut stream, slices| stream.write_vectored(slices),
+            |stream, cx, slices| stream.poll_write_vectored(cx, slices),
+        );
         self.write_stalled = written.is_pending();
         written
+    }
+
+    /// Writes `slices` behind what is held.
+    fn poll_write_behind(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut held = std::mem::take(&mut self.held);
+        loop {
+            let all: Vec<_> =
+                [io::IoSlice::new(&held)].into_iter().chain(slices.iter().copied()).collect();
+            match self.poll_write_slices(cx, &all) {
+                Poll::Ready(Ok(count)) if count > held.len() => {
+                    return Poll::Ready(Ok(count - held.len()));
+                }
+                Poll::Ready(Ok(count)) if count > 0 => drop(held.drain(..count)),
+                otherwise => {
+                    self.held = held;
+                    return otherwise;
+                }
+            }
+        }
+    }
+
+    fn hold_back(&mut self, slices: &[io::IoSlice<'_>]) -> usize {
+        let before = self.held.len();
+        slices.iter().for_each(|slice| self.held.extend_from_slice(slice));
+        self.held.len() - before
+    }
+}
+
+impl Drop for Socket {
+    /// An alert may be held: the client of a handshake that failed is to hear why.
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -261,13 +333,20 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.encrypts = self.encrypts || bytes.first() == Some(&APPLICATION_DATA);
+        if self.holds {
+            return Poll::Ready(Ok(self.hold_back(&[io::IoSlice::new(bytes)])));
+        }
+        if !self.held.is_empty() {
+            return self.poll_write_behind(cx, &[io::IoSlice::new(bytes)]);
+        }
         let written = self.poll_io(
             cx,
             bytes,
             |mut stream, bytes| stream.write(bytes),
             |stream, cx, bytes| stream.poll_write(cx, bytes),
         );
-        self.wrote(written)
+        self.write_stalled = written.is_pending();
+        written
     }
 
     /// rustls hands over one slice a record. One alone goes out by send(2): writev(2) takes the
@@ -282,20 +361,20 @@ impl AsyncWrite for Socket {
         }
         self.encrypts =
             self.encrypts || slices.iter().any(|slice| slice.first() == Some(&APPLICATION_DATA));
-        let written = self.poll_io(
-            cx,
-            slices,
-            |mut stream, slices| stream.write_vectored(slices),
-            |stream, cx, slices| stream.poll_write_vectored(cx, slices),
-        );
-        self.wrote(written)
+        if self.holds {
+            return Poll::Ready(Ok(self.hold_back(slices)));
+        }
+        if !self.held.is_empty() {
+            return self.poll_write_behind(cx, slices);
+        }
+        self.poll_write_slices(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    /// The kernel holds nothing back.
+    /// The kernel holds nothing back; what is [held](Socket::hold) waits for a write.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -307,5 +386,84 @@ impl AsyncWrite for Socket {
             |stream, ()| stream.shutdown(Shutdown::Write),
             |stream, cx, ()| stream.poll_shutdown(cx),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream as Peer};
+
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    fn pair() -> (Socket, Peer) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = Peer::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, client) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let local = stream.local_addr().unwrap();
+        (Socket::new(stream, client, local), peer)
+    }
+
+    fn has_come(peer: &Peer) -> bool {
+        peer.set_nonblocking(true).unwrap();
+        let come = peer.peek(&mut [0]).is_ok();
+        peer.set_nonblocking(false).unwrap();
+        come
+    }
+
+    fn until_the_end(mut peer: Peer) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        peer.read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[tokio::test]
+    async fn what_is_held_goes_out_in_front_of_the_next_write() {
+        let (mut socket, mut peer) = pair();
+        socket.hold(true);
+        socket.write_all(b"tic").await.unwrap();
+        let slices = [io::IoSlice::new(b"k"), io::IoSlice::new(b"et")];
+        assert_eq!(socket.write_vectored(&slices).await.unwrap(), 3);
+        assert!(!has_come(&peer));
+        socket.hold(false);
+        socket.write_all(b" and response").await.unwrap();
+        let mut bytes = [0; 64];
+        let count = peer.read(&mut bytes).unwrap();
+        assert_eq!(&bytes[..count], b"ticket and response", "in one piece");
+        socket.write_all(b"more").await.unwrap();
+        drop(socket);
+        assert_eq!(until_the_end(peer), b"more");
+    }
+
+    #[test]
+    fn what_is_held_goes_out_alone_where_no_write_follows() {
+        for release in [Socket::release, |_: &mut Socket| ()] {
+            let (mut socket, peer) = pair();
+            socket.hold_back(&[io::IoSlice::new(b"alert")]);
+            release(&mut socket);
+            drop(socket);
+            assert_eq!(until_the_end(peer), b"alert");
+        }
+    }
+
+    /// More than the kernel takes at once, before and behind: no byte is lost or changes its place.
+    #[tokio::test]
+    async fn much_that_is_held_keeps_its_place() {
+        let (mut socket, peer) = pair();
+        SockRef::from(&socket.descriptor().unwrap()).set_send_buffer_size(4_096).unwrap();
+        let held: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 251) as u8).collect();
+        let behind: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 241) as u8).collect();
+        socket.hold(true);
+        socket.write_all(&held).await.unwrap();
+        socket.hold(false);
+        socket.release();
+        assert!(!socket.held.is_empty(), "the kernel did not take all of it");
+        let reader = std::thread::spawn(move || until_the_end(peer));
+        socket.write_all(&behind).await.unwrap();
+        drop(socket);
+        let read = reader.join().unwrap();
+        assert!(read == [held, behind].concat());
     }
 }

@@ -5,10 +5,14 @@ use std::io::{Read as _, Write as _};
 use std::process::Command;
 use std::sync::Arc;
 
+use rustls::{ClientConnection, StreamOwned};
+
 use crate::support::authority::authority;
+use crate::support::client::Client;
 use crate::support::origin::ok;
 use crate::support::tools::tool;
-use crate::support::{Edge, Origin, Setup, eventually};
+use crate::support::wire::Wire;
+use crate::support::{Edge, Origin, Setup, eventually, get};
 
 /// Made at one edge and offered at others.
 const SESSIONS: usize = 20;
@@ -34,6 +38,46 @@ fn is_resumed(edge: &Edge, name: &str, version: &str, session: [&str; 2]) -> Opt
     let (new, reused) = (text.contains("\nNew, "), text.contains("\nReused, "));
     assert!(new != reused, "{name}, {version}: {text}");
     Some(reused)
+}
+
+/// Tickets that have come, once the next of the edge's bytes are here; one read.
+fn tickets(client: &mut Client) -> u32 {
+    let stream = &mut client.stream;
+    stream.conn.read_tls(&mut stream.sock).expect("the edge sends something");
+    stream.conn.process_new_packets().expect("it is TLS");
+    stream.conn.tls13_tickets_received()
+}
+
+#[test]
+fn a_ticket_comes_to_a_client_that_asks_for_nothing() {
+    let edge = Edge::before(Origin::echo().url());
+    assert_eq!(tickets(&mut edge.connect("a.test")), 1);
+}
+
+#[test]
+fn a_ticket_comes_in_one_piece_with_the_response() {
+    let origin = Origin::echo();
+    let edge = Edge::before(origin.url());
+    let mut stream = edge.tcp();
+    let name = "a.test".try_into().unwrap();
+    let config = Arc::new(authority().client(&["http/1.1"]));
+    let mut connection = ClientConnection::new(config, name).unwrap();
+    connection.write_tls(&mut stream).unwrap();
+    while connection.is_handshaking() {
+        connection.read_tls(&mut stream).unwrap();
+        connection.process_new_packets().unwrap();
+    }
+    connection.writer().write_all(get("a.test", "/").as_bytes()).unwrap();
+    // Its Finished and the request.
+    let mut last = Vec::new();
+    while connection.wants_write() {
+        connection.write_tls(&mut last).unwrap();
+    }
+    stream.write_all(&last).unwrap();
+    let mut client = Wire::new(StreamOwned::new(connection, stream));
+    assert_eq!(tickets(&mut client), 1);
+    assert!(!client.stream.conn.wants_read(), "the response is here already");
+    assert_eq!(client.response().status(), 200);
 }
 
 /// Where a session of that version is kept.
@@ -129,8 +173,8 @@ fn a_handshake_gets_as_many_tickets_as_the_operator_says() {
             .site("a.test", origin.url())
             .start();
         let name = "a.test".try_into().unwrap();
-        let connection = rustls::ClientConnection::new(config.clone(), name).unwrap();
-        let mut stream = rustls::StreamOwned::new(connection, edge.tcp());
+        let connection = ClientConnection::new(config.clone(), name).unwrap();
+        let mut stream = StreamOwned::new(connection, edge.tcp());
         stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
