@@ -81,6 +81,8 @@ pub struct FairQueue<K, T> {
     fatness: Vec<List<Key<K, T>>>,
     fattest: usize,
     quantum: u64,
+    /// Cost of all entries.
+    work: u64,
     serial: u64,
 }
 
@@ -235,6 +237,7 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
             fatness: Vec::new(),
             fattest: 0,
             quantum: 0,
+            work: 0,
             serial: 0,
         }
     }
@@ -255,6 +258,7 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         let key = self.key_for(&entry);
         let cost = u64::from(entry.cost.max(1));
         self.quantum = self.quantum.max(cost);
+        self.work += cost;
         let at = self.entries.insert(Waiter {
             item: entry.item,
             since: entry.since,
@@ -360,6 +364,11 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
     /// Entries that wait.
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// What those that wait cost together, in the unit of their [`Entry::cost`].
+    pub fn work(&self) -> u64 {
+        self.work
     }
 
     /// Whether none waits.
@@ -511,7 +520,9 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         if self.keys.is_empty() {
             self.quantum = 0;
         }
-        self.entries.remove(at)
+        let waiter = self.entries.remove(at);
+        self.work -= waiter.cost;
+        waiter
     }
 
     fn forget_key(&mut self, at: usize) {

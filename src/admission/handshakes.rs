@@ -183,9 +183,10 @@ impl<T: Waiting> HandshakeQueue<T> {
         std::iter::from_fn(|| queue.expire(now)).map(refused).collect()
     }
 
-    /// Whether any handshake waits.
-    pub fn is_contended(&self) -> bool {
-        !lock(&self.state).waiting.is_empty()
+    /// How long one worker would compute for all that wait, by what their entries say; zero where
+    /// none waits.
+    pub fn backlog(&self) -> Duration {
+        Duration::from_micros(lock(&self.state).waiting.work())
     }
 
     /// What the operator is shown.

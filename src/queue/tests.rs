@@ -225,6 +225,7 @@ fn many_of_one_sort_do_not_shut_out_the_few_of_the_other() {
 struct Waits {
     key: u32,
     sort: Sort,
+    cost: u32,
     item: u64,
     since: Instant,
 }
@@ -278,11 +279,12 @@ impl Model {
         let since = self.now - Duration::from_millis(random.below(60));
         let sort = if random.below(4) == 0 { Sort::Light } else { Sort::Heavy };
         self.next_item += 1;
+        let cost = 1 + random.below(500) as u32;
         let pushed = self.queue.push(
             Entry {
                 key,
                 weight: self.weights[key as usize],
-                cost: 1 + random.below(500) as u32,
+                cost,
                 lane: if key == 11 { Lane::Ahead } else { Lane::InOrder },
                 sort,
                 since,
@@ -295,7 +297,7 @@ impl Model {
         let now = self.now;
         let begun = || Paced { since: now, counted_since: now, served: 0, told_at: None };
         self.lines[key as usize][sort as usize].get_or_insert_with(begun);
-        self.waiting.push(Waits { key, sort, item: self.next_item, since });
+        self.waiting.push(Waits { key, sort, cost, item: self.next_item, since });
         let leaves = hopeless || self.waiting.len() > self.depth;
         assert_eq!(pushed.left.is_some(), leaves, "seed {seed}");
         if hopeless {
@@ -390,6 +392,8 @@ impl Model {
         let queue = &self.queue;
         assert!(queue.len() <= self.depth, "the bound is exact, seed {seed}");
         assert_eq!(queue.len(), self.waiting.len(), "seed {seed}");
+        let work: u64 = self.waiting.iter().map(|waiter| u64::from(waiter.cost)).sum();
+        assert_eq!(queue.work(), work, "seed {seed}");
         let keys: std::collections::HashSet<u32> =
             self.waiting.iter().map(|waiter| waiter.key).collect();
         assert_eq!(queue.keys.len(), keys.len(), "a key is there while it waits, seed {seed}");

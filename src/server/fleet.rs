@@ -26,10 +26,11 @@ use crate::tls::Socket;
 /// Orders that may wait for a serving thread: a reload sends one for each listener.
 const ORDERS_MAX: usize = 64;
 
-/// While handshakes wait, a thread takes new connections in once in so long: none of them could
-/// begin sooner, and to be woken for each one by itself costs more than to take it in. Far below
-/// what any backlog holds.
+/// While handshakes wait, a thread takes new connections in once in so long, and as long as a quarter
+/// of what waits keeps its handshake thread busy: none of them could begin sooner, and to be woken
+/// for each one by itself costs more than to take it in. Far below what any backlog holds.
 const GATHERING: Duration = Duration::from_millis(1);
+const GATHERING_MAX: Duration = Duration::from_millis(4);
 
 /// Connections taken in, or taken up, before others have a turn: half a millisecond's work.
 const TAKEN_MAX: usize = 16;
@@ -175,6 +176,17 @@ async fn serve(proxy: Arc<Proxy>, mut orders: mpsc::Receiver<Order>) {
     }
 }
 
+/// How long to gather now; `None` where no handshake waits.
+fn gathering(thread: &Thread) -> Option<Duration> {
+    let backlog = thread.proxy.handshakes.backlog();
+    if backlog.is_zero() {
+        return None;
+    }
+    let threads = thread.live().snapshot.runtime.threads.max(1);
+    let share = backlog.div_f64(4.0 * threads as f64);
+    Some(share.clamp(GATHERING, GATHERING_MAX))
+}
+
 /// Takes up what handshake threads have begun. While others wait, a thread does so once in so long,
 /// as it accepts: to be woken for each would take the core from the next one's handshake.
 async fn go_on(thread: Rc<Thread>, mut started: mpsc::Receiver<handshake::Started>) {
@@ -183,8 +195,8 @@ async fn go_on(thread: Rc<Thread>, mut started: mpsc::Receiver<handshake::Starte
         for one in taken.drain(..) {
             tokio::task::spawn_local(connection::go_on(thread.clone(), one));
         }
-        if thread.proxy.handshakes.is_contended() {
-            tokio::time::sleep(GATHERING).await;
+        if let Some(time) = gathering(&thread) {
+            tokio::time::sleep(time).await;
         }
     }
 }
@@ -216,9 +228,9 @@ async fn accept(thread: Rc<Thread>, listener: Arc<Listener>) {
                 break;
             } else if taken == TAKEN_MAX {
                 tokio::task::yield_now().await;
-            } else if thread.proxy.handshakes.is_contended() {
+            } else if let Some(time) = gathering(&thread) {
                 acceptor.look_away();
-                tokio::time::sleep(GATHERING).await;
+                tokio::time::sleep(time).await;
             } else {
                 break;
             }

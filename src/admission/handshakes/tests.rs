@@ -68,6 +68,18 @@ async fn no_crypto_is_spent_on_who_is_gone_or_late() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_backlog_is_what_those_that_wait_will_cost() {
+    let queue = HandshakeQueue::new(LIMITS, PLACES);
+    assert_eq!(queue.backlog(), Duration::ZERO);
+    queue.push(entry("a", 0));
+    queue.push(Entry { cost: 445, ..entry("b", 1) });
+    assert_eq!(queue.backlog(), Duration::from_micros(545));
+    queue.next(|_, _| ());
+    queue.next(|_, _| ());
+    assert_eq!(queue.backlog(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clock_clears_what_no_worker_pulls() {
     let queue = HandshakeQueue::new(LIMITS, PLACES);
     queue.push(entry("a", 0));
