@@ -70,11 +70,7 @@ async fn serve_wire<T: Transport, S: Service>(wire: Shared<T>, service: S) {
     let mut awaited_until = Some(Instant::now() + FIRST_REQUEST);
     loop {
         if !request_begins(&wire, &service, awaited_until.take()).await {
-            // A client that has closed its socket would answer a close_notify by a reset. It is
-            // there to tell an end from a cut (RFC 8446 6.1), and nothing is left to be cut.
-            if !wire::is_gone(&wire).await {
-                wire::close(&wire, LINGER, 0).await;
-            }
+            wire::close(&wire, LINGER, 0).await;
             return;
         }
         let since = Instant::now();

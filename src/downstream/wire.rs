@@ -193,15 +193,6 @@ pub async fn flush<T: Transport>(
     .await
 }
 
-/// Whether the client has sent its last byte and closed its socket, as far as is known now.
-pub async fn is_gone<T: Transport>(wire: &RefCell<Wire<T>>) -> bool {
-    poll_fn(|cx| {
-        let wire = wire.borrow();
-        Poll::Ready(wire.ended && wire.io.poll_gone(cx).is_ready())
-    })
-    .await
-}
-
 /// Says goodbye so that the last response arrives (RFC 9112 9.6): closes the writing side, then
 /// reads and throws away what the client still sends, up to `bytes_max` and within the deadline.
 pub async fn close<T: Transport>(wire: &RefCell<Wire<T>>, patience: Duration, bytes_max: usize) {

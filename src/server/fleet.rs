@@ -26,9 +26,10 @@ use crate::tls::Socket;
 /// Orders that may wait for a serving thread: a reload sends one for each listener.
 const ORDERS_MAX: usize = 64;
 
-/// While handshakes wait, a thread takes new connections in once in so long, and as long as a quarter
-/// of what waits keeps its handshake thread busy: none of them could begin sooner, and to be woken
-/// for each one by itself costs more than to take it in. Far below what any backlog holds.
+/// While handshakes wait for longer than this, a thread takes new connections in once in so long, and
+/// as long as a quarter of what waits keeps its handshake thread busy: none of them could begin
+/// sooner, and to be woken for each one by itself costs more than to take it in. Far below what any
+/// backlog holds.
 const GATHERING: Duration = Duration::from_millis(1);
 const GATHERING_MAX: Duration = Duration::from_millis(4);
 
@@ -176,15 +177,11 @@ async fn serve(proxy: Arc<Proxy>, mut orders: mpsc::Receiver<Order>) {
     }
 }
 
-/// How long to gather now; `None` where no handshake waits.
+/// How long to gather now; `None` where the handshake threads are about to be done.
 fn gathering(thread: &Thread) -> Option<Duration> {
-    let backlog = thread.proxy.handshakes.backlog();
-    if backlog.is_zero() {
-        return None;
-    }
     let threads = thread.live().snapshot.runtime.threads.max(1);
-    let share = backlog.div_f64(4.0 * threads as f64);
-    Some(share.clamp(GATHERING, GATHERING_MAX))
+    let wait = thread.proxy.handshakes.backlog().div_f64(threads as f64);
+    (wait > GATHERING).then(|| (wait / 4).clamp(GATHERING, GATHERING_MAX))
 }
 
 /// Takes up what handshake threads have begun. While others wait, a thread does so once in so long,

@@ -2,7 +2,6 @@
 //! upgrades, and clients that leave.
 
 use std::io::{Read as _, Write as _};
-use std::net::Shutdown;
 
 use crate::support::origin::{ok, serve};
 use crate::support::websocket::{self, BINARY, CLOSE, TEXT};
@@ -360,18 +359,4 @@ fn a_site_may_listen_on_a_unix_socket() {
     for target in ["/one", "/two"] {
         assert_eq!(client.ask(get("a.test", target)).text(), target);
     }
-}
-
-#[test]
-fn a_client_that_closes_between_requests_is_let_go_without_a_word() {
-    let origin = Origin::echo();
-    let edge = Edge::before(origin.url());
-    let mut client = edge.connect("a.test");
-    assert_eq!(client.ask(get("a.test", "/")).status(), 200);
-    let mut socket = &client.stream.sock;
-    socket.shutdown(Shutdown::Write).unwrap();
-    let mut rest = Vec::new();
-    socket.read_to_end(&mut rest).expect("an end, no reset");
-    assert!(rest.is_empty(), "{rest:?}");
-    eventually("it is gone", || edge.metric("sluss_connections", &[]) == 0.0);
 }
