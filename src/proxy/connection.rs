@@ -212,8 +212,9 @@ fn admissible(
         (HandshakeOrder::Fair, Some((site, _))) => (site.customer.clone(), site.weight),
         (HandshakeOrder::Fair, None) => (anybody()?, 1),
         (HandshakeOrder::Arrival, _) => {
+            // One line: what a handshake costs tells how long the others wait, not who is next.
             let (customer, weight, sort) = (anybody()?, 1, Sort::Heavy);
-            return Ok(Admissible { customer, weight, cost: 1, otherwise: 0, sort, since });
+            return Ok(Admissible { customer, weight, cost, otherwise: 0, sort, since });
         }
     };
     Ok(Admissible { customer, weight, cost, otherwise, sort, since })
