@@ -123,6 +123,19 @@ impl<T: Waiting> HandshakeQueue<T> {
         out
     }
 
+    /// Takes a place for one that shall not wait at all, where nobody waits whom it would overtake and
+    /// it is to be served: its `since` within the deadline, its client still there.
+    pub fn begin_at_once(&self, item: &T, since: Instant) -> bool {
+        let mut state = lock(&self.state);
+        let is_calm = state.waiting.is_empty() && state.going_on.is_empty();
+        let is_late = now().saturating_duration_since(since) >= state.waiting.limits().deadline;
+        if !is_calm || is_late || state.begun == self.places || item.is_gone() {
+            return false;
+        }
+        state.begun += 1;
+        true
+    }
+
     /// Charges a customer for a handshake that cost so much more than its entry said.
     pub fn charge(&self, customer: &CustomerId, sort: Sort, cost: u32) {
         lock(&self.state).waiting.charge(customer, sort, cost);

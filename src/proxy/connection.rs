@@ -202,7 +202,7 @@ fn admissible(
     if !certificate::is_at_hand(certs, site.map(|(site, _)| &**site), name) {
         return Err(Refusal::NoCertificate);
     }
-    let (cost, otherwise) = cost(live, site.map(|(site, _)| &**site), hello);
+    let (cost, otherwise, is_brief) = cost(live, site.map(|(site, _)| &**site), hello);
     let sort = if hello.offers_resumption { Sort::Light } else { Sort::Heavy };
     if let Some(site) = site {
         holding.place = bound(live, site, socket.client.ip())?;
@@ -214,10 +214,10 @@ fn admissible(
         (HandshakeOrder::Arrival, _) => {
             // One line: what a handshake costs tells how long the others wait, not who is next.
             let (customer, weight, sort) = (anybody()?, 1, Sort::Heavy);
-            return Ok(Admissible { customer, weight, cost, otherwise: 0, sort, since });
+            return Ok(Admissible { customer, weight, cost, otherwise: 0, sort, is_brief, since });
         }
     };
-    Ok(Admissible { customer, weight, cost, otherwise, sort, since })
+    Ok(Admissible { customer, weight, cost, otherwise, sort, is_brief, since })
 }
 
 /// The bounds of the site and of the client at it; gives the client's place among its connections.
@@ -250,17 +250,16 @@ fn bound(
 }
 
 /// What the handshake will cost, microseconds of a core, as far as the hello tells; and how much
-/// more, where the session that it offers is not resumed.
-fn cost(live: &Live, site: Option<&Site>, hello: &ClientHello) -> (u32, u32) {
+/// more, where the session that it offers is not resumed; and whether no RSA signature is needed in
+/// either case.
+fn cost(live: &Live, site: Option<&Site>, hello: &ClientHello) -> (u32, u32, bool) {
     let costs = live.snapshot.queues.costs;
     let name = hello.server_name.as_ref().map(Hostname::as_str);
-    let full = match certificate::is_rsa(&live.snapshot.certs, site, name, hello.offers_ecdsa) {
-        true => costs.full_rsa,
-        false => costs.full_ecdsa,
-    };
+    let is_rsa = certificate::is_rsa(&live.snapshot.certs, site, name, hello.offers_ecdsa);
+    let full = if is_rsa { costs.full_rsa } else { costs.full_ecdsa };
     match hello.offers_resumption {
-        true => (costs.resumed, full.saturating_sub(costs.resumed)),
-        false => (full, 0),
+        true => (costs.resumed, full.saturating_sub(costs.resumed), !is_rsa),
+        false => (full, 0, !is_rsa),
     }
 }
 

@@ -38,6 +38,7 @@ use crate::names::SiteId;
 use crate::sites::Site;
 use crate::timers::Timers;
 use crate::upstream::{Client, Upstream};
+use handshake::Asides;
 pub use places::ConnectionSlot;
 use places::Places;
 
@@ -308,6 +309,8 @@ pub struct Thread {
     pub client: Rc<Client>,
     /// Where handshake threads lay down what has begun.
     started: mpsc::Sender<handshake::Started>,
+    /// Handshakes that it computes itself.
+    asides: Asides,
     live: RefCell<Here>,
     request_ids: RequestIds,
 }
@@ -320,8 +323,9 @@ impl Thread {
         let timers = Timers::new();
         let client = Client::new(timers.clone());
         let live = RefCell::new(Rc::new(proxy.live()));
-        let request_ids = RequestIds::default();
-        (Rc::new(Thread { proxy, timers, client, started, live, request_ids }), begun)
+        let (asides, request_ids) = (Asides::default(), RequestIds::default());
+        let thread = Thread { proxy, timers, client, started, asides, live, request_ids };
+        (Rc::new(thread), begun)
     }
 
     /// What is served now; one look at a counter unless there was a reload.

@@ -80,6 +80,28 @@ async fn the_backlog_is_what_those_that_wait_will_cost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_begins_at_once_where_it_overtakes_nobody_and_is_to_be_served() {
+    let queue = HandshakeQueue::new(LIMITS, 1);
+    let (here, gone) = (Client { number: 0, gone: false }, Client { number: 1, gone: true });
+    let since = now();
+    assert!(!queue.begin_at_once(&gone, since));
+    queue.push(entry("a", 2));
+    assert!(!queue.begin_at_once(&here, since), "somebody waits");
+    let (begun, _) = queue.next(|_, _| ());
+    assert!(!queue.begin_at_once(&here, since), "no place is free");
+    queue.end();
+    queue.go_on(begun);
+    assert!(!queue.begin_at_once(&here, since), "a step waits");
+    queue.next(|_, _| ());
+    tokio::time::advance(LIMITS.deadline - Duration::from_millis(1)).await;
+    assert!(queue.begin_at_once(&here, since));
+    assert!(!queue.begin_at_once(&here, since), "it has the place");
+    queue.end();
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert!(!queue.begin_at_once(&here, since), "its deadline has passed");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clock_clears_what_no_worker_pulls() {
     let queue = HandshakeQueue::new(LIMITS, PLACES);
     queue.push(entry("a", 0));
