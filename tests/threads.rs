@@ -1,7 +1,7 @@
 //! Where threads meet: the handshake queue under thousands of schedules, compiled here from its own
 //! source with shuttle's locks, which decide at each of them who runs next and find every deadlock.
 //!
-//! In the model serving threads push visitors, wait for each step's answer, push what goes on, and
+//! In the model serving threads push visitors or begin one, wait for each step's answer, push what goes on, and
 //! may leave at any moment; handshake threads pull, take a step and answer. What must hold in every
 //! schedule: nobody who stays waits for ever (that would be a deadlock), each is told exactly one
 //! end, and whatever was left by whomever at whatever moment, every visitor is dropped and every
@@ -128,25 +128,36 @@ fn push(queue: &Queue, customer: &str, item: Item) {
     }
 }
 
+fn step(queue: &Arc<Queue>, item: Item) {
+    let Item { mut visitor, to } = item;
+    visitor.place.get_or_insert_with(|| Place(queue.clone()));
+    visitor.steps_left -= 1;
+    let _ = to.send(Answer::Stepped(visitor));
+}
+
 /// A handshake thread.
 fn work(queue: &Arc<Queue>) {
     loop {
-        let (Item { mut visitor, to }, _) = queue.next(turn_away);
-        visitor.place.get_or_insert_with(|| Place(queue.clone()));
-        if visitor.kind == Kind::Last {
+        let (item, _) = queue.next(turn_away);
+        let is_last = item.visitor.kind == Kind::Last;
+        step(queue, item);
+        if is_last {
             return;
         }
-        visitor.steps_left -= 1;
-        let _ = to.send(Answer::Stepped(visitor));
     }
 }
 
-/// A serving thread's part of one connection; leaves at any moment in every other schedule.
-fn visit(queue: &Queue, customer: &str, alive: &Arc<AtomicUsize>) {
+/// A serving thread's part of one connection, which it may begin itself; leaves at any moment in every
+/// other schedule.
+fn visit(queue: &Arc<Queue>, customer: &str, alive: &Arc<AtomicUsize>) {
     let (to, mut answers) = channel();
     let visitor = visitor(Kind::Visitor, alive);
     let left = visitor.left.clone();
-    push(queue, customer, Item { visitor, to });
+    let item = Item { visitor, to };
+    match thread_rng().gen_bool(0.5) && queue.begin_at_once(&item, Instant::now()) {
+        true => step(queue, item),
+        false => push(queue, customer, item),
+    }
     loop {
         if thread_rng().gen_bool(0.2) {
             left.store(true, Ordering::SeqCst);
