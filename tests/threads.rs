@@ -1,11 +1,11 @@
 //! Where threads meet: the handshake queue under thousands of schedules, compiled here from its own
 //! source with shuttle's locks, which decide at each of them who runs next and find every deadlock.
 //!
-//! In the model serving threads push visitors or begin one, wait for each step's answer, push what goes on, and
-//! may leave at any moment; handshake threads pull, take a step and answer. What must hold in every
-//! schedule: nobody who stays waits for ever (that would be a deadlock), each is told exactly one
-//! end, and whatever was left by whomever at whatever moment, every visitor is dropped and every
-//! place is free again.
+//! In the model serving threads push visitors or begin one, wait for each step's answer, push what
+//! goes on, and may leave at any moment; handshake threads pull, take a step and answer. What must
+//! hold in every schedule: nobody who stays waits for ever (that would be a deadlock), each is told
+//! exactly one end, and whatever was left by whomever at whatever moment, every visitor is dropped
+//! and every place is free again.
 //!
 //! No test harness: its attribute is what brings the room's own tests in, which have real threads.
 
@@ -147,8 +147,8 @@ fn work(queue: &Arc<Queue>) {
     }
 }
 
-/// A serving thread's part of one connection, which it may begin itself; leaves at any moment in every
-/// other schedule.
+/// A serving thread's part of one connection, which it may begin itself; leaves at any moment in
+/// every other schedule.
 fn visit(queue: &Arc<Queue>, customer: &str, alive: &Arc<AtomicUsize>) {
     let (to, mut answers) = channel();
     let visitor = visitor(Kind::Visitor, alive);
