@@ -249,18 +249,18 @@ fn bound(
     Ok(place)
 }
 
-/// What the handshake will cost, microseconds of a core, as far as the hello tells; and how much
-/// more, where the session that it offers is not resumed; and whether no RSA signature is needed in
-/// either case.
+/// What the handshake will cost, microseconds of a core, as far as the hello tells; how much more,
+/// where the session that it offers is not resumed; and whether it needs no RSA signature, either way.
 fn cost(live: &Live, site: Option<&Site>, hello: &ClientHello) -> (u32, u32, bool) {
     let costs = live.snapshot.queues.costs;
     let name = hello.server_name.as_ref().map(Hostname::as_str);
     let is_rsa = certificate::is_rsa(&live.snapshot.certs, site, name, hello.offers_ecdsa);
     let full = if is_rsa { costs.full_rsa } else { costs.full_ecdsa };
-    match hello.offers_resumption {
-        true => (costs.resumed, full.saturating_sub(costs.resumed), !is_rsa),
-        false => (full, 0, !is_rsa),
-    }
+    let (cost, otherwise) = match hello.offers_resumption {
+        true => (costs.resumed, full.saturating_sub(costs.resumed)),
+        false => (full, 0),
+    };
+    (cost, otherwise, !is_rsa)
 }
 
 /// A client that no certificate fits is told so; every other refusal is a reset.

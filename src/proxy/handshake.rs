@@ -102,7 +102,7 @@ pub struct Started {
     believed: Option<Believed>,
 }
 
-/// A connection that waits for a handshake thread.
+/// A connection whose next step is to be computed: it waits for a handshake thread, as a rule.
 pub enum Waiting {
     /// No task of its serving thread waits for it: that gets it once it has begun.
     Begin(Box<Guest>, mpsc::Sender<Started>),
@@ -172,7 +172,7 @@ impl Waiting {
         }
     }
 
-    /// Takes one step, on a handshake thread, and gives back what came of it.
+    /// Takes one step, on whichever thread, and gives back what came of it.
     fn step(self, proxy: &Arc<Proxy>, waited: Duration) {
         match self {
             Waiting::Begin(guest, home) => {

@@ -33,7 +33,8 @@ const ORDERS_MAX: usize = 64;
 const GATHERING: Duration = Duration::from_millis(1);
 const GATHERING_MAX: Duration = Duration::from_millis(2);
 
-/// Connections accepted before others have a turn: a tenth of a millisecond's work.
+/// Connections accepted before others have a turn: a tenth of a millisecond's work, and as much again
+/// where a handshake is computed at once.
 const ACCEPTED_MAX: usize = 4;
 
 /// Handshakes that have begun, taken up at once.
@@ -187,7 +188,7 @@ fn gathering(thread: &Thread) -> Option<Duration> {
     (wait > GATHERING).then(|| (wait / 4).clamp(GATHERING, GATHERING_MAX))
 }
 
-/// Takes up what handshake threads have begun. While others wait, a thread does so once in so long,
+/// Takes up handshakes that have begun. While others wait, a thread does so once in so long,
 /// as it accepts: to be woken for each would take the core from the next one's handshake.
 async fn go_on(thread: Rc<Thread>, mut started: mpsc::Receiver<handshake::Started>) {
     let mut taken = Vec::new();
