@@ -314,6 +314,12 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         Some(self.leave(at, Why::Turn, now))
     }
 
+    /// Whose turn it is, unless a deadline passes or a key of the lane ahead comes before it is
+    /// popped.
+    pub fn peek(&mut self, now: Instant) -> Option<&T> {
+        self.next_turn(now).map(|at| &self.entries[at].item)
+    }
+
     /// Charges a key for an entry that was served and cost so much more than was said: its next turns
     /// pay for it, while others wait as well. A key that has no entries has nothing to pay with.
     pub fn charge(&mut self, key: &K, sort: Sort, cost: u32) {

@@ -1,11 +1,11 @@
 //! Where threads meet: the handshake queue under thousands of schedules, compiled here from its own
 //! source with shuttle's locks, which decide at each of them who runs next and find every deadlock.
 //!
-//! In the model serving threads push visitors or begin one, wait for each step's answer, push what
-//! goes on, and may leave at any moment; handshake threads pull, take a step and answer. What must
-//! hold in every schedule: nobody who stays waits for ever (that would be a deadlock), each is told
-//! exactly one end, and whatever was left by whomever at whatever moment, every visitor is dropped
-//! and every place is free again.
+//! In the model serving threads push visitors, begin brief ones while little waits, wait for each
+//! step's answer, push what goes on, and may leave at any moment; handshake threads pull, take a step
+//! and answer. What must hold in every schedule: nobody who stays waits for ever (that would be a
+//! deadlock), each is told exactly one end, and whatever was left by whomever at whatever moment, every
+//! visitor is dropped and every place is free again.
 //!
 //! No test harness: its attribute is what brings the room's own tests in, which have real threads.
 
@@ -55,6 +55,7 @@ struct Item {
 /// A connection on its way through the queue and the handshake.
 struct Visitor {
     kind: Kind,
+    is_brief: bool,
     steps_left: u32,
     left: Arc<AtomicBool>,
     place: Option<Place>,
@@ -95,6 +96,10 @@ impl Waiting for Item {
     fn is_gone(&self) -> bool {
         self.visitor.left.load(Ordering::SeqCst)
     }
+
+    fn is_brief(&self) -> bool {
+        self.visitor.is_brief
+    }
 }
 
 fn lock<T>(mutex: &sync::Mutex<T>) -> sync::MutexGuard<'_, T> {
@@ -112,6 +117,7 @@ fn visitor(kind: Kind, alive: &Arc<AtomicUsize>) -> Visitor {
     alive.fetch_add(1, Ordering::SeqCst);
     Visitor {
         kind,
+        is_brief: thread_rng().gen_bool(0.7),
         steps_left: thread_rng().gen_range(1..=3),
         left: Arc::new(AtomicBool::new(false)),
         place: None,
@@ -119,11 +125,13 @@ fn visitor(kind: Kind, alive: &Arc<AtomicUsize>) -> Visitor {
     }
 }
 
-fn push(queue: &Queue, customer: &str, item: Item) {
+/// Lets an item wait, which may be so much that serving threads leave all to the workers.
+fn push(queue: &Queue, customer: &str, item: Item, helps: bool) {
     let customer = CustomerId::parse(customer).expect("a valid name");
+    let cost = if thread_rng().gen_bool(0.2) { 20_000 } else { 1 };
     let since = Instant::now();
-    let entry = Entry { customer, weight: 1, cost: 1, sort: Sort::Heavy, since, item };
-    for (item, refusal) in queue.push(entry) {
+    let entry = Entry { customer, weight: 1, cost, sort: Sort::Heavy, since, item };
+    for (item, refusal) in queue.push(entry, helps) {
         turn_away(item, refusal);
     }
 }
@@ -147,16 +155,29 @@ fn work(queue: &Arc<Queue>) {
     }
 }
 
-/// A serving thread's part of one connection, which it may begin itself; leaves at any moment in
-/// every other schedule.
+/// A serving thread begins what is brief, until it has had enough; one call may stand for several
+/// visitors.
+fn help(queue: &Arc<Queue>) {
+    loop {
+        if thread_rng().gen_bool(0.3) {
+            return queue.leave();
+        }
+        let Some((item, _)) = queue.next_brief(turn_away) else { return };
+        step(queue, item);
+    }
+}
+
+/// A serving thread's part of one connection, and its help; leaves at any moment in every other
+/// schedule.
 fn visit(queue: &Arc<Queue>, customer: &str, alive: &Arc<AtomicUsize>) {
     let (to, mut answers) = channel();
     let visitor = visitor(Kind::Visitor, alive);
     let left = visitor.left.clone();
     let item = Item { visitor, to };
-    match thread_rng().gen_bool(0.5) && queue.begin_at_once(&item, Instant::now()) {
-        true => step(queue, item),
-        false => push(queue, customer, item),
+    let helps = item.is_brief() && thread_rng().gen_bool(0.7);
+    push(queue, customer, item, helps);
+    if helps {
+        help(queue);
     }
     loop {
         if thread_rng().gen_bool(0.2) {
@@ -202,7 +223,8 @@ fn model() {
     drop(queue.reconfigure(HandshakeLimits { depth: 0, deadline }));
     queue.reconfigure(HandshakeLimits { depth: WORKERS, deadline });
     for _ in 0..WORKERS {
-        push(&queue, "last", Item { visitor: visitor(Kind::Last, &alive), to: channel().0 });
+        let last = Item { visitor: visitor(Kind::Last, &alive), to: channel().0 };
+        push(&queue, "last", last, false);
     }
     for worker in workers {
         worker.join().expect("no worker panics");
@@ -212,7 +234,7 @@ fn model() {
     let taken: Vec<Item> = (0..PLACES)
         .map(|_| {
             let visitor = visitor(Kind::Last, &alive);
-            push(&queue, "after", Item { visitor, to: channel().0 });
+            push(&queue, "after", Item { visitor, to: channel().0 }, false);
             queue.next(turn_away).0
         })
         .collect();

@@ -9,8 +9,12 @@
 //! what is between its first step and its last. One that needs another step goes on before all that
 //! wait: its client has been served already.
 //!
+//! Brief ones are computed by serving threads, too, while little waits: each asks for the next one
+//! between two looks at its sockets.
+//!
 //! No wake-up is lost: a worker looks, counts itself among the sleeping and sleeps under one lock,
-//! and whoever adds work looks at that count under the same lock.
+//! and whoever adds work looks at that count under the same lock. A serving thread that said it would
+//! help wakes a worker where it leaves something.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -29,6 +33,11 @@ use crate::refusal::Refusal;
 /// work between two looks of a serving thread.
 const PATIENCE: (u32, u32) = (3, 8);
 
+/// While what waits takes a core no longer than this, serving threads compute brief handshakes
+/// themselves, and no handshake thread is woken for them. A visitor does not notice it, and a flood
+/// is soon past it.
+const HELPED_MAX: Duration = Duration::from_millis(10);
+
 /// The bounds of the queue.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct HandshakeLimits {
@@ -43,6 +52,9 @@ pub trait Waiting {
     /// Whether the one who waited is gone. Asked once, under the queue's lock: it may make a
     /// system call, but must not block.
     fn is_gone(&self) -> bool;
+
+    /// Whether a serving thread may begin it (see [`HandshakeQueue::next_brief`]).
+    fn is_brief(&self) -> bool;
 }
 
 /// What comes into the queue.
@@ -79,6 +91,12 @@ struct State<T> {
     sleeping: usize,
 }
 
+impl<T> State<T> {
+    fn is_little(&self) -> bool {
+        u128::from(self.waiting.work()) <= HELPED_MAX.as_micros()
+    }
+}
+
 /// Entries that were turned away, and why; to be reset by the caller.
 pub type Refused<T> = SmallVec<[(T, Refusal); 1]>;
 
@@ -103,8 +121,9 @@ impl<T: Waiting> HandshakeQueue<T> {
     }
 
     /// Takes an entry in; gives those that had to go for it or whose deadline has passed. The
-    /// newcomer may be among them.
-    pub fn push(&self, entry: Entry<T>) -> Refused<T> {
+    /// newcomer may be among them. With `helps` it is brief, and the caller's thread will ask for the
+    /// [next brief one](HandshakeQueue::next_brief) soon, or [leave](HandshakeQueue::leave) it.
+    pub fn push(&self, entry: Entry<T>, helps: bool) -> Refused<T> {
         let now = now();
         let entry = queue::Entry {
             key: entry.customer,
@@ -119,21 +138,43 @@ impl<T: Waiting> HandshakeQueue<T> {
         let pushed = state.waiting.push(entry, now).left;
         let expired = std::iter::from_fn(|| state.waiting.expire(now));
         let out = pushed.into_iter().chain(expired).map(refused).collect();
-        self.wake_one(state);
+        if !(helps && state.is_little()) {
+            self.wake_one(state);
+        }
         out
     }
 
-    /// Takes a place for one that shall not wait at all, where nobody waits whom it would overtake and
-    /// it is to be served: its `since` within the deadline, its client still there.
-    pub fn begin_at_once(&self, item: &T, since: Instant) -> bool {
-        let mut state = lock(&self.state);
-        let is_calm = state.waiting.is_empty() && state.going_on.is_empty();
-        let is_late = now().saturating_duration_since(since) >= state.waiting.limits().deadline;
-        if !is_calm || is_late || state.begun == self.places || item.is_gone() {
-            return false;
+    /// What is next, for a serving thread, and how long it waited: `None` unless it is brief, little
+    /// waits and there is a place. Whatever is not for serving threads has woken a worker as it came.
+    /// Otherwise as [`next`](HandshakeQueue::next).
+    pub fn next_brief(&self, mut discard: impl FnMut(T, Refusal)) -> Option<(T, Duration)> {
+        loop {
+            let mut state = lock(&self.state);
+            let now = now();
+            let is_free = state.begun < self.places && state.going_on.is_empty();
+            if !is_free || !state.is_little() || !state.waiting.peek(now)?.is_brief() {
+                return None;
+            }
+            let left = state.waiting.pop(now, T::is_gone)?;
+            match reason(left.why) {
+                None => {
+                    state.begun += 1;
+                    return Some((left.item, left.waited));
+                }
+                Some(refusal) => {
+                    drop(state);
+                    discard(left.item, refusal);
+                }
+            }
         }
-        state.begun += 1;
-        true
+    }
+
+    /// What is left is for the handshake threads: the caller's thread does not ask any more.
+    pub fn leave(&self) {
+        let state = lock(&self.state);
+        if !state.waiting.is_empty() {
+            self.wake_one(state);
+        }
     }
 
     /// Charges a customer for a handshake that cost so much more than its entry said.
@@ -151,8 +192,9 @@ impl<T: Waiting> HandshakeQueue<T> {
     /// A handshake that has begun is over: its place is free, for one that waited for it.
     pub fn end(&self) {
         let mut state = lock(&self.state);
+        let was_full = state.begun == self.places;
         state.begun -= 1;
-        if !state.waiting.is_empty() {
+        if was_full && !state.waiting.is_empty() {
             self.wake_one(state);
         }
     }

@@ -156,7 +156,8 @@ fn greeted(
         Ok(admissible) => {
             holding.gauge.set(ConnectionState::Queued);
             let ClientHello { server_name, .. } = hello;
-            let guest = Guest { socket, server_name, site: metrics, holding, believed: None };
+            let (site, believed, is_brief) = (metrics, None, false);
+            let guest = Guest { socket, server_name, site, holding, believed, is_brief };
             handshake::queue(thread, guest, admissible);
         }
         Err(refusal) => {

@@ -1,5 +1,5 @@
-//! A handshake: queued, computed on a handshake thread, finished on the serving thread. A brief one
-//! that would overtake nobody is not queued: its serving thread computes it ([`Asides`]).
+//! A handshake: queued, computed on a handshake thread, finished on the serving thread. While little
+//! waits, a serving thread computes the brief ones itself ([`help`]).
 //!
 //! A handshake thread stands beside each serving thread at lower priority
 //! (`runtime.handshake_nice`): when both want the core, established traffic goes first. It computes
@@ -14,11 +14,12 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::connection::Holding;
 use super::{Proxy, Thread, certificate};
@@ -83,6 +84,8 @@ pub struct Guest {
     pub holding: Holding,
     /// What was believed of it.
     pub believed: Option<Believed>,
+    /// Whether its first step is known to be brief.
+    pub is_brief: bool,
 }
 
 /// A client's word that its handshake will be a cheap one. Anybody can say so: a ticket is some
@@ -102,7 +105,7 @@ pub struct Started {
     believed: Option<Believed>,
 }
 
-/// A connection whose next step is to be computed: it waits for a handshake thread, as a rule.
+/// A connection whose next step is to be computed: it waits for a thread.
 pub enum Waiting {
     /// No task of its serving thread waits for it: that gets it once it has begun.
     Begin(Box<Guest>, mpsc::Sender<Started>),
@@ -126,11 +129,11 @@ pub struct Stepped {
     over: Option<Result<tls::Established, Refusal>>,
 }
 
-/// The handshakes that a serving thread computes itself, since nobody waits: handing one over wakes two
-/// threads. They have half of its time at most, so that established traffic waits for one, and for no
-/// row of them; those that are long against expectation have a sixteenth.
+/// The handshakes that a serving thread computes itself: handing one over wakes two threads.
 #[derive(Default)]
 pub struct Asides {
+    /// Some may wait.
+    called: Notify,
     not_before: Cell<Option<Instant>>,
 }
 
@@ -139,11 +142,13 @@ impl Asides {
         self.not_before.get().is_none_or(|at| at <= now)
     }
 
-    /// One was begun at `since` and is done now.
+    /// One was begun at `since` and is done now. Those that are long against expectation get a
+    /// sixteenth of the thread's time.
     fn spent(&self, since: Instant, now: Instant) {
         let took = now.saturating_duration_since(since);
-        let pause = if took > BRIEF_MAX { 15 * took } else { took };
-        self.not_before.set(Some(now + pause));
+        if took > BRIEF_MAX {
+            self.not_before.set(Some(now + 15 * took));
+        }
     }
 }
 
@@ -177,7 +182,7 @@ impl Waiting {
         match self {
             Waiting::Begin(guest, home) => {
                 proxy.metrics.queue_wait(QueueName::Handshake, waited);
-                let Guest { socket, server_name, site, holding, believed } = *guest;
+                let Guest { socket, server_name, site, holding, believed, .. } = *guest;
                 let name = server_name.as_ref();
                 let Some(stepped) = guarded(|| Begun::new(proxy, socket, name, waited).step())
                 else {
@@ -205,6 +210,10 @@ fn guarded(step: impl FnOnce() -> Stepped) -> Option<Stepped> {
 impl admission::Waiting for Waiting {
     fn is_gone(&self) -> bool {
         matches!(self, Waiting::Begin(guest, _) if guest.socket.is_gone())
+    }
+
+    fn is_brief(&self) -> bool {
+        matches!(self, Waiting::Begin(guest, _) if guest.is_brief)
     }
 }
 
@@ -264,24 +273,42 @@ pub fn work(proxy: &Arc<Proxy>) {
     }
 }
 
-/// Lets a connection wait for a handshake thread, or turns it or another away. A brief one is begun
-/// here and now while nobody waits.
+/// Lets a connection wait for its first step, or turns it or another away.
 pub fn queue(thread: &Thread, mut guest: Guest, admissible: Admissible) {
-    let proxy = &thread.proxy;
     let Admissible { customer, weight, cost, otherwise, sort, is_brief, since } = admissible;
+    guest.is_brief = is_brief;
     if otherwise > 0 {
         guest.believed = Some(Believed { customer: customer.clone(), cost: otherwise });
     }
+    let helps = is_brief && thread.asides.has_time(Instant::now());
     let item = Waiting::Begin(Box::new(guest), thread.started.clone());
-    let now = Instant::now();
-    if is_brief && thread.asides.has_time(now) && proxy.handshakes.begin_at_once(&item, since) {
-        item.step(proxy, now.saturating_duration_since(since));
-        thread.asides.spent(now, Instant::now());
-        return;
-    }
     let entry = Entry { customer, weight, cost, sort, since, item };
-    for (waiting, refusal) in proxy.handshakes.push(entry) {
-        waiting.turn_away(proxy, refusal);
+    for (waiting, refusal) in thread.proxy.handshakes.push(entry, helps) {
+        waiting.turn_away(&thread.proxy, refusal);
+    }
+    if helps {
+        thread.asides.called.notify_one();
+    }
+}
+
+/// Computes brief handshakes on a serving thread while little waits, whoever accepted them. Between
+/// two of them all that its sockets have has a turn: established traffic waits for one of them.
+pub async fn help(thread: Rc<Thread>) {
+    let (proxy, asides) = (&thread.proxy, &thread.asides);
+    let discard = |waiting: Waiting, refusal| waiting.turn_away(proxy, refusal);
+    loop {
+        asides.called.notified().await;
+        while let Some((waiting, waited)) = proxy.handshakes.next_brief(discard) {
+            let since = Instant::now();
+            waiting.step(proxy, waited);
+            let now = Instant::now();
+            asides.spent(since, now);
+            if !asides.has_time(now) {
+                proxy.handshakes.leave();
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -417,8 +417,17 @@ fn every_rule_holds_under_random_operations() {
                 0..5 => model.push(&mut random),
                 5..8 => {
                     let gone = random.below(6) == 0;
+                    // Looking changes nothing, and tells who is served next.
+                    let next = match random.below(2) == 0 {
+                        true => model.queue.peek(model.now).copied(),
+                        false => None,
+                    };
+                    let is_next = |left: &Left<u64>| next.is_none_or(|next| next == left.item);
                     match model.queue.pop(model.now, |_| gone) {
-                        Some(left) => model.check_left(&left),
+                        Some(left) => {
+                            assert!(left.why == Why::Expired || is_next(&left), "seed {seed}");
+                            model.check_left(&left);
+                        }
                         None => assert!(model.waiting.is_empty(), "work-conserving, seed {seed}"),
                     }
                 }

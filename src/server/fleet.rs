@@ -33,8 +33,7 @@ const ORDERS_MAX: usize = 64;
 const GATHERING: Duration = Duration::from_millis(1);
 const GATHERING_MAX: Duration = Duration::from_millis(2);
 
-/// Connections accepted before others have a turn: a tenth of a millisecond's work, and as much again
-/// where a handshake is computed at once.
+/// Connections accepted before others have a turn: a tenth of a millisecond's work.
 const ACCEPTED_MAX: usize = 4;
 
 /// Handshakes that have begun, taken up at once.
@@ -166,6 +165,7 @@ fn run_thread(number: usize, work: impl Future<Output = ()>) {
 async fn serve(proxy: Arc<Proxy>, mut orders: mpsc::Receiver<Order>) {
     let (thread, started) = Thread::new(proxy);
     tokio::task::spawn_local(go_on(thread.clone(), started));
+    tokio::task::spawn_local(handshake::help(thread.clone()));
     tokio::task::spawn_local(thread.timers.clone().sweep());
     tokio::task::spawn_local(thread.client.clone().sweep());
     tokio::task::spawn_local(places::make_room(thread.clone()));

@@ -8,11 +8,16 @@ use super::*;
 struct Client {
     number: u64,
     gone: bool,
+    brief: bool,
 }
 
 impl Waiting for Client {
     fn is_gone(&self) -> bool {
         self.gone
+    }
+
+    fn is_brief(&self) -> bool {
+        self.brief
     }
 }
 
@@ -31,7 +36,7 @@ fn entry(customer: &str, number: u64) -> Entry<Client> {
         cost: 100,
         sort: Sort::Heavy,
         since: now(),
-        item: Client { number, gone: false },
+        item: Client { number, gone: false, brief: false },
     }
 }
 
@@ -43,9 +48,9 @@ fn numbers(refused: Refused<Client>) -> Vec<(u64, Refusal)> {
 async fn one_customer_cannot_fill_the_handshake_queue() {
     let queue = HandshakeQueue::new(LIMITS, PLACES);
     for number in 0..4 {
-        assert!(queue.push(entry("flood", number)).is_empty());
+        assert!(queue.push(entry("flood", number), false).is_empty());
     }
-    let out = queue.push(entry("quiet", 10));
+    let out = queue.push(entry("quiet", 10), false);
     assert_eq!(numbers(out), [(0, Refusal::HandshakeQueueFull)]);
     assert_eq!(queue.state().fattest, Some(("flood".to_owned(), 3)));
     assert_eq!(queue.next(|_, _| ()).0.number, 1);
@@ -55,10 +60,13 @@ async fn one_customer_cannot_fill_the_handshake_queue() {
 #[tokio::test(start_paused = true)]
 async fn no_crypto_is_spent_on_who_is_gone_or_late() {
     let queue = HandshakeQueue::new(LIMITS, PLACES);
-    queue.push(entry("a", 0));
+    queue.push(entry("a", 0), false);
     tokio::time::advance(Duration::from_millis(700)).await;
-    queue.push(Entry { item: Client { number: 1, gone: true }, ..entry("b", 0) });
-    queue.push(entry("c", 2));
+    queue.push(
+        Entry { item: Client { number: 1, gone: true, brief: false }, ..entry("b", 0) },
+        false,
+    );
+    queue.push(entry("c", 2), false);
     assert_eq!(queue.state().oldest, Duration::from_millis(700));
     tokio::time::advance(Duration::from_millis(300)).await;
     let mut discarded = Vec::new();
@@ -71,40 +79,95 @@ async fn no_crypto_is_spent_on_who_is_gone_or_late() {
 async fn the_backlog_is_what_those_that_wait_will_cost() {
     let queue = HandshakeQueue::new(LIMITS, PLACES);
     assert_eq!(queue.backlog(), Duration::ZERO);
-    queue.push(entry("a", 0));
-    queue.push(Entry { cost: 445, ..entry("b", 1) });
+    queue.push(entry("a", 0), false);
+    queue.push(Entry { cost: 445, ..entry("b", 1) }, false);
     assert_eq!(queue.backlog(), Duration::from_micros(545));
     queue.next(|_, _| ());
     queue.next(|_, _| ());
     assert_eq!(queue.backlog(), Duration::ZERO);
 }
 
+fn brief(customer: &str, number: u64) -> Entry<Client> {
+    Entry { item: Client { number, gone: false, brief: true }, ..entry(customer, number) }
+}
+
+fn next_brief(queue: &HandshakeQueue<Client>) -> Option<u64> {
+    queue.next_brief(|_, _| ()).map(|(client, _)| client.number)
+}
+
 #[tokio::test(start_paused = true)]
-async fn one_begins_at_once_where_it_overtakes_nobody_and_is_to_be_served() {
+async fn a_serving_thread_takes_brief_ones_in_the_order_of_all() {
+    let queue = HandshakeQueue::new(LIMITS, PLACES);
+    assert_eq!(next_brief(&queue), None);
+    for (customer, number) in [("a", 0), ("a", 1), ("b", 2)] {
+        queue.push(brief(customer, number), false);
+    }
+    queue.push(entry("b", 3), false);
+    assert_eq!([(); 4].map(|()| next_brief(&queue)), [Some(0), Some(2), Some(1), None]);
+    assert_eq!(queue.next(|_, _| ()).0.number, 3, "a costly one is left to the workers");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_serving_thread_takes_none_without_a_place_or_before_a_step_that_waits() {
     let queue = HandshakeQueue::new(LIMITS, 1);
-    let (here, gone) = (Client { number: 0, gone: false }, Client { number: 1, gone: true });
-    let since = now();
-    assert!(!queue.begin_at_once(&gone, since));
-    queue.push(entry("a", 2));
-    assert!(!queue.begin_at_once(&here, since), "somebody waits");
-    let (begun, _) = queue.next(|_, _| ());
-    assert!(!queue.begin_at_once(&here, since), "no place is free");
+    queue.push(brief("a", 0), false);
+    queue.push(brief("a", 1), false);
+    assert_eq!(next_brief(&queue), Some(0));
+    assert_eq!(next_brief(&queue), None, "no place is free");
     queue.end();
-    queue.go_on(begun);
-    assert!(!queue.begin_at_once(&here, since), "a step waits");
-    queue.next(|_, _| ());
-    tokio::time::advance(LIMITS.deadline - Duration::from_millis(1)).await;
-    assert!(queue.begin_at_once(&here, since));
-    assert!(!queue.begin_at_once(&here, since), "it has the place");
-    queue.end();
-    tokio::time::advance(Duration::from_millis(1)).await;
-    assert!(!queue.begin_at_once(&here, since), "its deadline has passed");
+    queue.go_on(Client { number: 2, gone: false, brief: true });
+    assert_eq!(next_brief(&queue), None, "a step waits");
+    assert_eq!(queue.next(|_, _| ()).0.number, 2);
+    assert_eq!(next_brief(&queue), Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_serving_thread_leaves_a_flood_to_the_workers() {
+    let queue = HandshakeQueue::new(LIMITS, PLACES);
+    let most = HELPED_MAX.as_micros() as u32;
+    queue.push(Entry { cost: most, ..brief("a", 0) }, false);
+    queue.push(brief("b", 1), false);
+    assert_eq!(next_brief(&queue), None);
+    assert_eq!(queue.next(|_, _| ()).0.number, 0);
+    assert_eq!(next_brief(&queue), Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_serving_thread_turns_away_who_is_gone_or_late_as_workers_do() {
+    let queue = HandshakeQueue::new(LIMITS, PLACES);
+    queue.push(brief("a", 0), false);
+    tokio::time::advance(LIMITS.deadline).await;
+    queue.push(
+        Entry { item: Client { number: 1, gone: true, brief: true }, ..brief("b", 1) },
+        false,
+    );
+    queue.push(brief("c", 2), false);
+    let mut discarded = Vec::new();
+    let next = queue.next_brief(|client, refusal| discarded.push((client.number, refusal)));
+    assert_eq!(next.map(|(client, waited)| (client.number, waited)), Some((2, Duration::ZERO)));
+    assert_eq!(discarded, [(1, Refusal::ClientGone)], "the late one left as another came");
+}
+
+#[test]
+fn a_worker_sleeps_until_a_serving_thread_leaves_something() {
+    let queue = Arc::new(HandshakeQueue::new(LIMITS, PLACES));
+    let (taken, takes) = std::sync::mpsc::channel();
+    let worker: Arc<HandshakeQueue<Client>> = queue.clone();
+    std::thread::spawn(move || taken.send(worker.next(|_, _| ()).0.number));
+    while lock(&queue.state).sleeping == 0 {
+        std::thread::yield_now();
+    }
+    queue.push(brief("a", 7), true);
+    assert_eq!(next_brief(&queue), Some(7));
+    queue.push(brief("a", 8), true);
+    queue.leave();
+    assert_eq!(takes.recv_timeout(BOUND), Ok(8));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_clears_what_no_worker_pulls() {
     let queue = HandshakeQueue::new(LIMITS, PLACES);
-    queue.push(entry("a", 0));
+    queue.push(entry("a", 0), false);
     assert!(queue.expire().is_empty());
     tokio::time::advance(LIMITS.deadline).await;
     assert_eq!(numbers(queue.expire()), [(0, Refusal::HandshakeDeadline)]);
@@ -115,7 +178,7 @@ async fn a_clock_clears_what_no_worker_pulls() {
 async fn a_smaller_bound_turns_away_what_has_no_room() {
     let queue = HandshakeQueue::new(LIMITS, PLACES);
     for number in 0..4 {
-        queue.push(entry("a", number));
+        queue.push(entry("a", number), false);
     }
     let out = queue.reconfigure(HandshakeLimits { depth: 3, ..LIMITS });
     assert_eq!(numbers(out), [(0, Refusal::HandshakeQueueFull)]);
@@ -124,8 +187,8 @@ async fn a_smaller_bound_turns_away_what_has_no_room() {
 #[tokio::test(start_paused = true)]
 async fn what_has_begun_goes_on_before_all_that_wait() {
     let queue = HandshakeQueue::new(LIMITS, PLACES);
-    queue.push(entry("a", 0));
-    queue.push(entry("a", 1));
+    queue.push(entry("a", 0), false);
+    queue.push(entry("a", 1), false);
     let (begun, _) = queue.next(|_, _| ());
     queue.go_on(begun);
     assert_eq!(queue.next(|_, _| ()).0.number, 0);
@@ -136,8 +199,8 @@ async fn what_has_begun_goes_on_before_all_that_wait() {
 #[test]
 fn no_more_begin_than_there_are_places() {
     let queue = Arc::new(HandshakeQueue::new(LIMITS, 1));
-    queue.push(entry("a", 0));
-    queue.push(entry("a", 1));
+    queue.push(entry("a", 0), false);
+    queue.push(entry("a", 1), false);
     let (begun, began) = std::sync::mpsc::channel();
     let workers = queue.clone();
     std::thread::spawn(move || {
@@ -179,7 +242,7 @@ fn many_threads_lose_no_entry() {
     }
     for number in 0..PUSHED {
         let odd = number % 3 % 2;
-        queue.push(entry(if number % 5 == 0 { "a" } else { "b" }, number * 2 + odd));
+        queue.push(entry(if number % 5 == 0 { "a" } else { "b" }, number * 2 + odd), false);
         if number % 64 == 0 {
             std::thread::yield_now();
         }
@@ -203,7 +266,7 @@ fn a_push_from_another_thread_always_wakes_a_sleeping_worker() {
         }
     });
     for number in 0..5_000 {
-        queue.push(entry("a", number));
+        queue.push(entry("a", number), false);
         assert_eq!(finished.recv_timeout(BOUND), Ok(number), "the worker was woken");
     }
 }

@@ -76,7 +76,7 @@ fn guest(proxy: &Arc<Proxy>, socket: Socket) -> Guest {
     let slot = ConnectionSlot::take(proxy, 10).unwrap();
     let gauge = proxy.metrics.connection(ConnectionState::Queued);
     let holding = Holding { slot, gauge, place: None };
-    Guest { socket, server_name: None, site: None, holding, believed: None }
+    Guest { socket, server_name: None, site: None, holding, believed: None, is_brief: false }
 }
 
 fn push(proxy: &Arc<Proxy>, socket: Socket) -> mpsc::Receiver<Started> {
@@ -87,7 +87,7 @@ fn push(proxy: &Arc<Proxy>, socket: Socket) -> mpsc::Receiver<Started> {
     let item = Waiting::Begin(Box::new(guest), home);
     let since = Instant::now();
     let entry = Entry { customer, weight: 1, cost: 1, sort: Sort::Heavy, since, item };
-    assert!(proxy.handshakes.push(entry).is_empty());
+    assert!(proxy.handshakes.push(entry, false).is_empty());
     started
 }
 
@@ -120,41 +120,34 @@ fn admissible(is_brief: bool) -> Admissible {
     Admissible { customer, weight: 1, cost, otherwise, sort, is_brief, since }
 }
 
-/// Without a handshake thread: what has begun was begun by whoever queued it.
+/// Without a handshake thread: what has begun was begun by the serving thread.
 #[tokio::test]
-async fn a_brief_handshake_begins_at_once_while_nobody_waits_and_there_is_time() {
+async fn a_serving_thread_begins_what_is_brief_while_it_has_time() {
     let now = Instant::now();
-    for (is_brief, busy_until, someone_waits, at_once) in [
-        (true, now, false, true),
-        (false, now, false, false),
-        (true, now + BOUND, false, false),
-        (true, now, true, false),
-    ] {
+    for (is_brief, not_before, begins) in
+        [(true, now, true), (false, now, false), (true, now + BOUND, false)]
+    {
         let proxy = proxy();
         let (thread, mut started) = Thread::new(proxy.clone());
         let (socket, _client) = said_hello();
-        let (other, _client) = said_hello();
-        if someone_waits {
-            queue(&thread, guest(&proxy, other), admissible(false));
-        }
-        thread.asides.not_before.set(Some(busy_until));
+        thread.asides.not_before.set(Some(not_before));
         queue(&thread, guest(&proxy, socket), admissible(is_brief));
-        let waiting = usize::from(!at_once) + usize::from(someone_waits);
-        assert_eq!(proxy.handshakes.state().depth, waiting, "{is_brief} {someone_waits}");
-        assert_eq!(started.try_recv().is_ok(), at_once, "{is_brief} {someone_waits}");
+        assert_eq!(given_up_after(1, help(thread), || ()).await, None, "it never ends");
+        assert_eq!(started.try_recv().is_ok(), begins, "{is_brief}");
+        assert_eq!(proxy.handshakes.state().depth, usize::from(!begins), "{is_brief}");
     }
 }
 
 #[test]
-fn a_serving_thread_computes_for_half_of_its_time_and_rarely_for_long() {
+fn a_serving_thread_rarely_computes_what_is_long() {
     let (asides, now) = (Asides::default(), Instant::now());
     let at = |micros| now + Duration::from_micros(micros);
     assert!(asides.has_time(now));
-    for (took, next) in [(100, 200), (500, 1_000), (600, 9_600)] {
-        asides.spent(now, at(took));
-        assert!(!asides.has_time(at(next - 1)), "{took}");
-        assert!(asides.has_time(at(next)), "{took}");
-    }
+    asides.spent(now, at(500));
+    assert!(asides.has_time(at(500)));
+    asides.spent(now, at(600));
+    assert!(!asides.has_time(at(9_599)));
+    assert!(asides.has_time(at(9_600)));
 }
 
 /// Its one version, and `root` as the one authority.
