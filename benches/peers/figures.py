@@ -149,11 +149,12 @@ def overview(scenarios):
 
 def markdown(results, folder):
     """What stands between the markers; the plots lie in `folder`."""
-    last = results["runs"][-1]
+    machines = " and ".join(dict.fromkeys(run["machine"] for run in results["runs"]))
+    used = {name: version for run in results["runs"] for name, version in run["versions"].items()}
     rounds = max((len(r) for found in results["scenarios"].values() for r in found["rows"].values()), default=0)
     dates = sorted({found["date"] for found in results["scenarios"].values()})
-    versions = "; ".join(f"{title(name)} {version}" for name, version in last["versions"].items())
-    parts = [f"Measured on {' and '.join(dates)}: {last['machine']}. {versions}. Medians of {rounds} interleaved rounds; the best peer "
+    versions = "; ".join(f"{title(name)} {version}" for name, version in used.items())
+    parts = [f"Measured on {' and '.join(dates)}: {machines}. {versions}. Medians of {rounds} interleaved rounds; the best peer "
              "is in italics; the last columns are sluss to that peer in the same round, their median: below 1 is ahead.",
              "\n".join(f"    {command}" for command in dict.fromkeys(run["command"] for run in results["runs"])),
              overview(results["scenarios"]), goals(results["scenarios"])]
@@ -223,7 +224,9 @@ def check():
                 for value in figures]
     found = {"title": "HTTP/1.1 <1 KiB>", "unit": "request", "figure": "CPU µs", "date": "2026-01-01", "seconds": 1,
              "rows": {"nginx": rounds(20.0, 30.0, 22.0), "sluss": rounds(11.0, 10.0, 15.0), "sozu": rounds(120.0)}}
-    results = {"runs": [{"machine": "M", "versions": {"sluss": "0.1"}, "command": "run.py"}], "scenarios": {"h1": found}}
+    runs = [{"machine": machine, "versions": versions, "command": "run.py"}
+            for machine, versions in [("M", {"sluss": "0.1", "caddy": "2"}), ("M", {"sluss": "0.1"}), ("N", {"nginx": "1.2"})]]
+    results = {"runs": runs, "scenarios": {"h1": found}}
     assert medians(found) == {"nginx": 22.0, "sluss": 11.0, "sozu": 120.0}
     assert to_the_best(found) == 0.55  # Of 0.55, 0.33 and 0.68; of the medians it would be 0.5.
     assert ratio({**found, "rows": {"sluss": rounds(1.0, 3.0), "nginx": rounds(4.0)}}, "sluss", "nginx") == 0.5
@@ -241,6 +244,7 @@ def check():
     assert "| failed |" in overview({"h1": broken}) and len(plot([broken])) == len(plot([found]))
     assert "failed: reset" in text({**broken, "rows": {}}) and plot([{**broken, "rows": {}}])
     made = markdown(results, "performance")
+    assert "2026-01-01: M and N. sluss 0.1; Caddy (Debian) 2; nginx (Debian) 1.2. Medians" in made
     assert "| 11.0 | *22.0* | 120 | **0.55** |" in made and "&lt;1 KiB&gt;" in made and "(performance/requests.svg)" in made
     once = between_markers(f"before\n{BEGIN}\nold\n{END}\nafter\n", made)
     assert once == between_markers(once, made) and "old" not in once and once.startswith("before\n") and once.endswith("\nafter\n")

@@ -156,15 +156,9 @@ impl<T: Waiting> HandshakeQueue<T> {
                 return None;
             }
             let left = state.waiting.pop(now, T::is_gone)?;
-            match reason(left.why) {
-                None => {
-                    state.begun += 1;
-                    return Some((left.item, left.waited));
-                }
-                Some(refusal) => {
-                    drop(state);
-                    discard(left.item, refusal);
-                }
+            let begins = begin(state, left, &mut discard);
+            if begins.is_some() {
+                return begins;
             }
         }
     }
@@ -210,17 +204,12 @@ impl<T: Waiting> HandshakeQueue<T> {
             }
             let free = state.begun < self.places;
             match free.then(|| state.waiting.pop(now(), T::is_gone)).flatten() {
-                Some(left) => match reason(left.why) {
-                    None => {
-                        state.begun += 1;
-                        return (left.item, left.waited);
+                Some(left) => {
+                    if let Some(begins) = begin(state, left, &mut discard) {
+                        return begins;
                     }
-                    Some(refusal) => {
-                        drop(state);
-                        discard(left.item, refusal);
-                        state = lock(&self.state);
-                    }
-                },
+                    state = lock(&self.state);
+                }
                 None => {
                     state.sleeping += 1;
                     state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -263,6 +252,21 @@ impl<T: Waiting> HandshakeQueue<T> {
             self.work.notify_one();
         }
     }
+}
+
+/// What has its turn takes a place; anything else goes to `discard`, outside the lock.
+fn begin<T>(
+    mut state: MutexGuard<'_, State<T>>,
+    left: Left<T>,
+    discard: &mut impl FnMut(T, Refusal),
+) -> Option<(T, Duration)> {
+    let Some(refusal) = reason(left.why) else {
+        state.begun += 1;
+        return Some((left.item, left.waited));
+    };
+    drop(state);
+    discard(left.item, refusal);
+    None
 }
 
 /// tokio's clock, so that tests can pause it.

@@ -307,7 +307,7 @@ pub struct Thread {
     pub timers: Rc<Timers>,
     /// The thread's connections to endpoints.
     pub client: Rc<Client>,
-    /// Where what has begun is laid down, mostly by handshake threads.
+    /// Where what has begun is laid down, by whichever thread began it.
     started: mpsc::Sender<handshake::Started>,
     /// Handshakes that it computes itself.
     asides: Asides,

@@ -1,7 +1,8 @@
 //! The edge's threads: serving threads, each with a handshake thread beside it.
 //!
-//! A serving thread accepts, reads hellos and serves: a current-thread runtime, which a connection
-//! never leaves. A handshake thread computes what the queue of all hands it, and has no runtime.
+//! A serving thread accepts, reads hellos, serves, and computes brief handshakes while little waits: a
+//! current-thread runtime, which a connection never leaves. A handshake thread computes what the queue
+//! of all hands it, and has no runtime.
 //! The control thread talks to the serving threads by bounded channels of [`Order`]s.
 
 use std::net::SocketAddr;
