@@ -151,10 +151,11 @@ def markdown(results, folder):
     """What stands between the markers; the plots lie in `folder`."""
     machines = " and ".join(dict.fromkeys(run["machine"] for run in results["runs"]))
     used = {name: version for run in results["runs"] for name, version in run["versions"].items()}
-    rounds = max((len(r) for found in results["scenarios"].values() for r in found["rows"].values()), default=0)
+    rounds = [max(map(len, found["rows"].values()), default=0) for found in results["scenarios"].values()]
+    span = " to ".join(map(str, sorted({min(rounds, default=0), max(rounds, default=0)})))
     dates = sorted({found["date"] for found in results["scenarios"].values()})
     versions = "; ".join(f"{title(name)} {version}" for name, version in used.items())
-    parts = [f"Measured on {' and '.join(dates)}: {machines}. {versions}. Medians of {rounds} interleaved rounds; the best peer "
+    parts = [f"Measured on {' and '.join(dates)}: {machines}. {versions}. Medians of {span} interleaved rounds; the best peer "
              "is in italics; the last columns are sluss to that peer in the same round, their median: below 1 is ahead.",
              "\n".join(f"    {command}" for command in dict.fromkeys(run["command"] for run in results["runs"])),
              overview(results["scenarios"]), goals(results["scenarios"])]
@@ -244,7 +245,9 @@ def check():
     assert "| failed |" in overview({"h1": broken}) and len(plot([broken])) == len(plot([found]))
     assert "failed: reset" in text({**broken, "rows": {}}) and plot([{**broken, "rows": {}}])
     made = markdown(results, "performance")
-    assert "2026-01-01: M and N. sluss 0.1; Caddy (Debian) 2; nginx (Debian) 1.2. Medians" in made
+    assert "2026-01-01: M and N. sluss 0.1; Caddy (Debian) 2; nginx (Debian) 1.2. Medians of 3 interleaved" in made
+    briefer = {**results["scenarios"], "h2": {**found, "rows": {"sluss": rounds(1.0)}}}
+    assert "Medians of 1 to 3 interleaved" in markdown({**results, "scenarios": briefer}, "performance")
     assert "| 11.0 | *22.0* | 120 | **0.55** |" in made and "&lt;1 KiB&gt;" in made and "(performance/requests.svg)" in made
     once = between_markers(f"before\n{BEGIN}\nold\n{END}\nafter\n", made)
     assert once == between_markers(once, made) and "old" not in once and once.startswith("before\n") and once.endswith("\nafter\n")
